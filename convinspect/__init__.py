@@ -9,8 +9,6 @@ for layer in convinspect.find_layers(checkpoint):
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,17 +67,6 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module("convinspect.api"), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """`convinspect.report` is the function, and stays so when Python has imported the package that has its name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "report" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

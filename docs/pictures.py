@@ -17,10 +17,10 @@ from convinspect.layers.select import select
 from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
 from convinspect.render.table import Block
-from convinspect.report.explain import cell_focus, frame, row_focus
-from convinspect.report.explain_steps import COMFORT, drawer
-from convinspect.report.shapes import listing_table
-from convinspect.report.weights import matrix_view, shown_heatmap, shown_matrix
+from convinspect.showing.explain import cell_focus, frame, row_focus
+from convinspect.showing.explain_steps import COMFORT, drawer
+from convinspect.showing.shapes import listing_table
+from convinspect.showing.weights import matrix_view, shown_heatmap, shown_matrix
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"

@@ -20,8 +20,8 @@ ORDER = [
     {"checkpoint", "checking"},
     {"layers", "writing"},
     {"converting"},
-    {"verifying", "diffing", "comparing", "explaining", "summarizing"},
-    {"report"},
+    {"verifying", "diffing", "comparing", "explaining", "reporting"},
+    {"showing"},
     {"browsing"},
     {"api"},
     {"cli"},
@@ -115,7 +115,7 @@ def test_heavy_and_foreign_packages_stay_where_they_belong(path: Path) -> None:
     every, top = imports(path), imports(path, top_only=True)
     assert not any(name.split(".")[0] == "click" for name in every)
     assert dotted(path) in LIVE or not any(name.split(".")[0] in ("torch", "safetensors") for name in top)
-    if part_of(path) not in ("render", "report", "browsing", "cli"):
+    if part_of(path) not in ("render", "showing", "browsing", "cli"):
         assert not any(name.split(".")[0] in ("rich", "typer") for name in every)
     assert not any(name.split(".")[0] in ("pickle", "_pickle", "dill", "cloudpickle", "joblib") for name in every)
 

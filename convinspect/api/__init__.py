@@ -32,7 +32,7 @@ from convinspect.layers.order import sort_layers
 from convinspect.layers.select import select
 from convinspect.layers.tree import module_tree
 from convinspect.records import Layer, Tensor
-from convinspect.report.notebook import checkpoint_table, layer_table, show_in_notebooks
+from convinspect.showing.notebook import checkpoint_table, layer_table, show_in_notebooks
 
 __all__ = [
     "Checkpoint",

@@ -21,7 +21,7 @@ from convinspect.api.calls import (
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.remote.addresses import path_of
-from convinspect.report.notebook import show_in_notebooks
+from convinspect.showing.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
     from convinspect.converting.job import Job
@@ -104,7 +104,7 @@ def convert(
     from convinspect.converting.job import Job
     from convinspect.converting.job import convert as carry_out
     from convinspect.converting.options import Options
-    from convinspect.report.convert import plan_table
+    from convinspect.showing.convert import plan_table
 
     if in_channels is not None:
         check_at_least(1, in_channels=in_channels)
@@ -167,7 +167,7 @@ def verify(
     Raises:
         ConvInspectError: A file is damaged, nothing can be compared, or the options contradict each other.
     """
-    from convinspect.report.verify import names_of, verdict_table
+    from convinspect.showing.verify import names_of, verdict_table
     from convinspect.verifying.findings import Report
     from convinspect.verifying.options import VerifyOptions
     from convinspect.verifying.verify import verify_opened

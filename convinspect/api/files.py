@@ -9,7 +9,7 @@ from convinspect.api.calls import Progress, Source, opened, opened_alike, saying
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.remote.addresses import path_of
-from convinspect.report.notebook import show_in_notebooks
+from convinspect.showing.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
     from convinspect.checking.findings import Report as CheckReport
@@ -56,8 +56,8 @@ def diff(
         ConvInspectError: One of them cannot be opened or is damaged; the text holds no such error.
     """
     from convinspect.diffing.options import check_options
-    from convinspect.report.diff import difference_table
-    from convinspect.report.load_error import error_table
+    from convinspect.showing.diff import difference_table
+    from convinspect.showing.load_error import error_table
 
     check_options(a.path if isinstance(a, Checkpoint) else path_of(a), b, error, values)
     checkpoint = opened(a, root)
@@ -114,7 +114,7 @@ def check(path: Source, *, values: bool = False, full: bool = False, progress: P
     """
     from convinspect.checking.findings import Report
     from convinspect.checking.scan import check as scan
-    from convinspect.report.check import check_tables
+    from convinspect.showing.check import check_tables
 
     show_in_notebooks(Report, lambda report: check_tables([report], kept=True))
     return scan(path.path if isinstance(path, Checkpoint) else path_of(path), values, progress or silent, full)

@@ -16,7 +16,7 @@ from convinspect.api.calls import (
     silent,
 )
 from convinspect.remote.addresses import path_of
-from convinspect.report.notebook import show_in_notebooks
+from convinspect.showing.notebook import show_in_notebooks
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def compare(
     """
     from convinspect.comparing.compare import Comparison, Options
     from convinspect.comparing.compare import compare as measure
-    from convinspect.report.compare import comparison_tables
+    from convinspect.showing.compare import comparison_tables
 
     check_at_least(1, batch=batch, threads=threads, in_channels=in_channels, out_channels=out_channels)
     check_at_least(3, repeats=repeats)
@@ -126,7 +126,7 @@ def explain(
     from convinspect.explaining.example import Example
     from convinspect.explaining.explain import Options
     from convinspect.explaining.explain import explain as compute
-    from convinspect.report.explain_steps import overview
+    from convinspect.showing.explain_steps import overview
 
     check_at_least(1, samples=samples)
     check_at_least(0, seed=seed)

@@ -43,9 +43,9 @@ def report(
     """
     from convinspect.diffing.checkpoints import diff
     from convinspect.page.document import Page, document
-    from convinspect.report.page_data import DIFFERENCES, page_data, pair_data, title_of, verdict_text
-    from convinspect.summarizing.room import PAGE
-    from convinspect.summarizing.summary import summarize
+    from convinspect.reporting.room import PAGE
+    from convinspect.reporting.summary import summarize
+    from convinspect.showing.page_data import DIFFERENCES, page_data, pair_data, title_of, verdict_text
 
     told = progress or silent
     a = opened(path, root, damaged=True)

@@ -23,7 +23,7 @@ from convinspect.browsing.tree_rows import head_texts, tree_line
 from convinspect.browsing.views import Page, Rows
 from convinspect.errors import ConvInspectError, spelled
 from convinspect.render.style import BAD, GOOD, HEAD, QUIET
-from convinspect.report.flags import as_flag
+from convinspect.showing.flags import as_flag
 from convinspect.text import plural
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from convinspect.diffing.steps import Step
 from convinspect.errors import ConvInspectError
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, TRANSFORMERS_CONV1D
 from convinspect.records import Layer
-from convinspect.report.commands import can_be_converted, step_commands
+from convinspect.showing.commands import can_be_converted, step_commands
 
 
 class Possible(NamedTuple):

@@ -13,8 +13,8 @@ from convinspect.records import Layer, Tensor
 from convinspect.render.cells import count, safe, shape, size, wrap
 from convinspect.render.style import GOOD, HEAD, NAME, QUIET, WARN
 from convinspect.render.table import Styled
-from convinspect.report.flags import as_flag
-from convinspect.report.shapes import tags_of
+from convinspect.showing.flags import as_flag
+from convinspect.showing.shapes import tags_of
 from convinspect.text import plural
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from convinspect.records import Layer
 from convinspect.render.cells import cell_width, count, elide, safe, shape
 from convinspect.render.style import BAD, GOOD, HEAD, NAME, QUIET, WARN
 from convinspect.render.table import Styled
-from convinspect.report.opened import opened_name
+from convinspect.showing.opened import opened_name
 from convinspect.text import plural
 
 _KIND, _SHAPE, _PARAMS = 20, 18, 15

@@ -88,8 +88,8 @@ def check(
 
 def _show(reports: Sequence[Report], fmt: CheckFormat, width: int | None, output: Path | None) -> None:
     from convinspect.render.data import json_text
-    from convinspect.report.check import check_payload, check_tables, verdict_lines
-    from convinspect.report.sarif import sarif_payload
+    from convinspect.showing.check import check_payload, check_tables, verdict_lines
+    from convinspect.showing.sarif import sarif_payload
 
     if fmt is CheckFormat.sarif or (output is not None and output.suffix.lower() == ".sarif"):
         sink = Sink(Format.json, width, output, "")

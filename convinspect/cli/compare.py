@@ -166,7 +166,7 @@ def _lengths(text: str) -> tuple[int, ...]:
 
 def _show(comparison: Comparison, sink: Sink) -> None:
     """Show tables or numbers, or, for several lengths and a picture as output, a plot of time against length."""
-    from convinspect.report.compare import comparison_payload, comparison_tables, flat_table, verdict_lines
+    from convinspect.showing.compare import comparison_payload, comparison_tables, flat_table, verdict_lines
 
     verdict = verdict_lines(comparison)
     suffix = "" if sink.output is None else sink.output.suffix.lower()
@@ -181,7 +181,7 @@ def _show(comparison: Comparison, sink: Sink) -> None:
 def _save_plot(comparison: Comparison, sink: Sink) -> None:
     from convinspect.render.html import page_head
     from convinspect.render.plot import plot
-    from convinspect.report.compare import panels, verdict_lines, what_is_drawn
+    from convinspect.showing.compare import panels, verdict_lines, what_is_drawn
 
     note = what_is_drawn(comparison)
     parts = list(plot(panels(comparison.layers), note))

@@ -300,7 +300,7 @@ def convert(
 def _run(path: Path, output: Path | None, options: Options, sink: Sink, everything: bool) -> None:
     """Run the conversion, and show what was done, or what a real run would do."""
     from convinspect.converting.job import open_source, prepare
-    from convinspect.report.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
+    from convinspect.showing.convert import code_lines, note_lines, plan_payload, plan_table, warning_lines
 
     with sharing_ranks() as group:
         checkpoint = open_source(path, output, options, alone=group is None)

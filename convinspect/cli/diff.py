@@ -95,9 +95,9 @@ def diff(
 
 def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Sink) -> bool:
     """Show how two checkpoints differ; return whether they are the same."""
-    from convinspect.report.diff import Listing, difference_table
-    from convinspect.report.diff_payload import difference_payload
-    from convinspect.report.verdict import typed_lines
+    from convinspect.showing.diff import Listing, difference_table
+    from convinspect.showing.diff_payload import difference_payload
+    from convinspect.showing.verdict import typed_lines
 
     listing = Listing(everything, fold, sink.for_machines)
     _show(difference_table(report, listing), lambda: difference_payload(report, everything), typed_lines(report), sink)
@@ -106,8 +106,8 @@ def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Si
 
 def _show_answers(report: ErrorReport, everything: bool, fold: bool, sink: Sink) -> bool:
     """Show what can be done about an error; return whether nothing needs to be."""
-    from convinspect.report.diff import Listing
-    from convinspect.report.load_error import error_payload, error_table, error_typed
+    from convinspect.showing.diff import Listing
+    from convinspect.showing.load_error import error_payload, error_table, error_typed
 
     listing = Listing(everything, fold, sink.for_machines)
     _show(error_table(report, listing), lambda: error_payload(report), error_typed(report), sink)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from convinspect.checkpoint import Checkpoint
     from convinspect.explaining.example import Example
     from convinspect.explaining.words import Language
-    from convinspect.report.explain_steps import DrawStep
+    from convinspect.showing.explain_steps import DrawStep
 
 _PAGE_STEPS = 400
 """Most steps on a page."""
@@ -176,7 +176,7 @@ def _show(
         play: Whether to go step by step, and whether to play all steps.
         target: Width in cells, and the file to write.
     """
-    from convinspect.report.explain_steps import COMFORT, drawer, drawn_as_linear, explain_payload, frames
+    from convinspect.showing.explain_steps import COMFORT, drawer, drawn_as_linear, explain_payload, frames
 
     (row, kernel), (step, animate), (width, output) = place, play, target
     sink = Sink(Format.table, width, output, f"convinspect explain {example.name}")
@@ -202,7 +202,7 @@ def _save_steps(example: Example, draw: DrawStep, sink: Sink, both: bool) -> Non
     from convinspect.cli.player import MOST_PICTURES
     from convinspect.render.page import Labels, page
     from convinspect.render.picture import save_steps
-    from convinspect.report.explain_steps import steps
+    from convinspect.showing.explain_steps import steps
 
     assert sink.output is not None
     if sink.output.suffix.lower() == ".gif":

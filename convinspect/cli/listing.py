@@ -44,7 +44,7 @@ def first(rows: Sequence[T], limit: int | None) -> tuple[Sequence[T], Sequence[T
 
 def say_how_many_more(sink: Sink, beyond: int, limit: int | None) -> None:
     """Say on stderr what a CSV file has no place for: that rows are missing."""
-    from convinspect.report.footnotes import note_on_more
+    from convinspect.showing.footnotes import note_on_more
 
     suffix = sink.output.suffix.lower() if sink.output is not None else f".{sink.fmt.value}"
     if beyond and limit is not None and suffix == ".csv":

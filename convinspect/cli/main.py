@@ -97,7 +97,7 @@ def _main() -> None:
     except typer.Abort:
         sys.exit(1)
     except ConvInspectError as error:
-        from convinspect.report.flags import as_flag
+        from convinspect.showing.flags import as_flag
 
         say("error", error.line(as_flag))
         sys.exit(2)

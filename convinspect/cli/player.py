@@ -9,12 +9,12 @@ import typer
 
 from convinspect.explaining.words import Words
 from convinspect.render.table import Block
-from convinspect.report.explain import cell_focus
-from convinspect.report.explain_steps import cell_at, cell_count
+from convinspect.showing.explain import cell_focus
+from convinspect.showing.explain_steps import cell_at, cell_count
 
 if TYPE_CHECKING:
     from convinspect.explaining.example import Example
-    from convinspect.report.explain_steps import DrawStep
+    from convinspect.showing.explain_steps import DrawStep
 
 MOST_PICTURES = 100
 """Most steps of an animation."""

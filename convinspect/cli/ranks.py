@@ -16,7 +16,7 @@ from convinspect.cli.complaints import NO_MEMORY, refused, say
 from convinspect.errors import ConvInspectError
 from convinspect.ranks.group import Group, OtherRankFailed
 from convinspect.ranks.place import Place, place_of_process
-from convinspect.report.flags import as_flag
+from convinspect.showing.flags import as_flag
 
 SHARING = ("convert", "verify")
 """Commands whose ranks share the work; any other is rank 0's alone."""

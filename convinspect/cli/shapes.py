@@ -130,7 +130,7 @@ def _opened(path: Path, root: str | None, model: str | None) -> Checkpoint:
 def _show_rows(listing: _Listing, sink: Sink, fold: bool, by: Order | None, limit: int | None) -> None:
     """A row for each layer, or for each fold of them; JSON has every layer by itself."""
     from convinspect.layers.order import sort_rows
-    from convinspect.report.shapes import listing_payload, listing_table
+    from convinspect.showing.shapes import listing_payload, listing_table
 
     checkpoint, layers, shown, everything = listing
     rows, beyond = first(sort_rows(checkpoint, shown, by, folded=fold and not sink.wants_payload), limit)
@@ -145,8 +145,8 @@ def _show_rows(listing: _Listing, sink: Sink, fold: bool, by: Order | None, limi
 def _show_tree(listing: _Listing, sink: Sink, depth: int | None, by: Order | None, limit: int | None) -> None:
     """A row for each module; JSON has the tree beside the layers in it."""
     from convinspect.layers.tree import first_nodes, module_tree, walk
-    from convinspect.report.module_tree import tree_payload, tree_table
-    from convinspect.report.shapes import listing_payload
+    from convinspect.showing.module_tree import tree_payload, tree_table
+    from convinspect.showing.shapes import listing_payload
 
     checkpoint, layers, shown, everything = listing
     whole = module_tree(checkpoint, layers, shown, depth=depth, sort=by)

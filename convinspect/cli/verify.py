@@ -107,7 +107,7 @@ def verify(
       convinspect verify big.safetensors converted.safetensors --bits
     """
     from convinspect.checkpoint import open_alike, open_whole
-    from convinspect.report.verify import verdict_lines, verdict_payload, verdict_table
+    from convinspect.showing.verify import verdict_lines, verdict_payload, verdict_table
     from convinspect.verifying.options import VerifyOptions
     from convinspect.verifying.verify import verify_opened
 

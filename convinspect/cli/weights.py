@@ -125,7 +125,7 @@ def _first(
 ) -> tuple[list[Layer], _Beyond]:
     """The layers to show, in order, and what is left out of them."""
     from convinspect.layers.order import sort_layers
-    from convinspect.report.footnotes import note_on_more
+    from convinspect.showing.footnotes import note_on_more
 
     chosen, beyond = first(sort_layers(checkpoint, found, None if sort is None else sort.value), limit)
     if limit is None:
@@ -186,7 +186,7 @@ def _show_kernels(
     from convinspect.arrays import kernels
     from convinspect.render.matrix import machine_table
     from convinspect.render.table import Block
-    from convinspect.report import weights as view
+    from convinspect.showing import weights as view
 
     choice = kernels.Choice(*wanted)
     things: list[object] = []
@@ -227,7 +227,7 @@ def _show_kernels(
 
 def _report(checkpoint: Checkpoint, failed: list[ConvInspectError]) -> None:
     """Report layers that could not be shown, one line each; the last is raised."""
-    from convinspect.report.flags import as_flag
+    from convinspect.showing.flags import as_flag
 
     for error in failed[:-1]:
         say("error", error.at(checkpoint.path).line(as_flag))
@@ -239,7 +239,7 @@ def _show_stats(
     checkpoint: Checkpoint, chosen: list[Layer], lines: tuple[str, ...], sink: Sink, counted: Mapping[str, int]
 ) -> None:
     from convinspect.arrays import stats
-    from convinspect.report import weights as view
+    from convinspect.showing import weights as view
 
     shown: list[tuple[Layer, Stats]] = []
     failed: list[ConvInspectError] = []

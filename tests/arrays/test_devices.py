@@ -16,7 +16,7 @@ from convinspect.arrays.devices import clock_of, full_float32, has_dtype
 from convinspect.cli import main
 from convinspect.comparing.measure import Setting, circumstances, measure
 from convinspect.comparing.subjects import pointnet
-from convinspect.report.compare import _measured_on
+from convinspect.showing.compare import _measured_on
 from support.paths import FIXTURES
 
 SWITCHES = devices._switches()

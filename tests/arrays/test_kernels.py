@@ -22,7 +22,7 @@ from convinspect.arrays.kernels import (
     other_tensors,
 )
 from convinspect.errors import BrokenFile, CannotShow
-from convinspect.report.flags import as_flag
+from convinspect.showing.flags import as_flag
 from support.saving import layer_of, layers_in
 
 

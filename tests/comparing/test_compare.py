@@ -23,7 +23,7 @@ from convinspect.comparing.compare import Comparison
 from convinspect.comparing.measure import Measured, Setting, Time, _time, circumstances, measure
 from convinspect.comparing.subjects import Subject, pointnet
 from convinspect.render.table import Block, Table, plain
-from convinspect.report.compare import comparison_payload, comparison_tables
+from convinspect.showing.compare import comparison_payload, comparison_tables
 from convinspect.text import to_noise
 from support.paths import FIXTURES
 from support.program import assert_one_line, run

@@ -18,7 +18,7 @@ from torch.nn.utils import weight_norm
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, ConvInspectError
-from convinspect.report.code_changes import advice
+from convinspect.showing.code_changes import advice
 from support.conversions import CONTAINERS, load, names, reasons
 from support.program import listed, run
 

@@ -13,7 +13,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.job import prepare
 from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, CannotWrite
-from convinspect.report.convert import plan_payload, plan_table
+from convinspect.showing.convert import plan_payload, plan_table
 from support.conversions import load
 from support.paths import FIXTURES
 

@@ -25,7 +25,7 @@ from torch.utils.serialization import config
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, ConvInspectError
-from convinspect.report.code_changes import advice
+from convinspect.showing.code_changes import advice
 from support.conversions import CONTAINERS, load
 from support.program import run
 

@@ -18,7 +18,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import DiffReport, Verdict
 from convinspect.errors import ConvInspectError
-from convinspect.report.verdict import commands, pytorch_lines
+from convinspect.showing.verdict import commands, pytorch_lines
 from support.pairs import State, drawn
 from support.program import command
 

@@ -24,7 +24,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import KINDS, DiffReport
 from convinspect.records import Container, Contents, Root, Tensor
-from convinspect.report.commands import quoted
+from convinspect.showing.commands import quoted
 from support.conversions import converted
 from support.diffing import SHAPES, Holder, typed, zeros
 from support.paths import FIXTURES

@@ -19,7 +19,7 @@ from convinspect.diffing.fixes import ErrorReport, suggest_fixes
 from convinspect.diffing.load_error import LoadErrorItem, Trouble, read_error
 from convinspect.diffing.texts.reading import read_text
 from convinspect.errors import CannotShow
-from convinspect.report.flags import flagged
+from convinspect.showing.flags import flagged
 from support.diffing import SHAPES, Holder, typed, zeros
 from support.paths import FIXTURES
 from support.program import assert_one_line, command, run

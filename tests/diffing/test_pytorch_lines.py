@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import convinspect
-from convinspect.report.load_error import error_typed
-from convinspect.report.verdict import pytorch_lines
+from convinspect.showing.load_error import error_typed
+from convinspect.showing.verdict import pytorch_lines
 
 
 class Weight(nn.Module):

@@ -19,7 +19,7 @@ from convinspect.converting.relations import PURE, How
 from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.fixes import suggest_fixes
 from convinspect.diffing.load_error import read_error
-from convinspect.report.verdict import commands, pytorch_lines
+from convinspect.showing.verdict import commands, pytorch_lines
 from support.diffing import Holder, typed
 from support.program import command
 

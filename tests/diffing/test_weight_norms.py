@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import convinspect
-from convinspect.report.verdict import commands
+from convinspect.showing.verdict import commands
 from support.program import run
 
 FUNCTIONS: dict[str, Any] = {"old": nn.utils.weight_norm, "new": nn.utils.parametrizations.weight_norm}

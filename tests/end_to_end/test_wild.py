@@ -34,7 +34,7 @@ from convinspect.converting.training_state import followers
 from convinspect.errors import CannotConvert
 from convinspect.kinds import CONVOLUTIONS
 from convinspect.layers.find import find_layers
-from convinspect.report.verify import verdict
+from convinspect.showing.verify import verdict
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits

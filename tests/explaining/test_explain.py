@@ -21,8 +21,8 @@ from convinspect.explaining.example import adds_up, built_in, decimals, decimals
 from convinspect.render.cells import cell_width
 from convinspect.render.plain_table import block_cells
 from convinspect.render.table import Block, plain
-from convinspect.report.explain import cell_focus, frame, row_focus
-from convinspect.report.explain_layouts import layouts
+from convinspect.showing.explain import cell_focus, frame, row_focus
+from convinspect.showing.explain_layouts import layouts
 from support.in_process import call_main
 from support.paths import FIXTURES
 from support.program import assert_one_line, run

@@ -17,7 +17,7 @@ from convinspect.explaining import words
 from convinspect.explaining.words import CHINESE, LANGUAGES, Language, Said, Words, names_in
 from convinspect.render import raster
 from convinspect.render.table import plain
-from convinspect.report.explain_steps import drawer, frames, overview, steps
+from convinspect.showing.explain_steps import drawer, frames, overview, steps
 from support.in_process import call_main
 from support.paths import FIXTURES, ROOT
 from support.program import assert_one_line, run
@@ -25,9 +25,9 @@ from support.program import assert_one_line, run
 NO_WORDS = {"Conv", "Linear", "PyTorch", "MLP", "Aᵀ", "state", "dict", "stride", "padding", "dilation", "groups", "out",
             "in", "conv", "patch", "embed", "fc", "pointwise"}  # fmt: skip
 """What stays as it is: names of PyTorch and of layers."""
-PLACES = ["convinspect/report/explain.py", "convinspect/report/explain_steps.py",
-          "convinspect/report/explain_layouts.py",
-          "convinspect/report/explain_patches.py", "convinspect/report/patch_panels.py", "convinspect/cli/explain.py",
+PLACES = ["convinspect/showing/explain.py", "convinspect/showing/explain_steps.py",
+          "convinspect/showing/explain_layouts.py",
+          "convinspect/showing/explain_patches.py", "convinspect/showing/patch_panels.py", "convinspect/cli/explain.py",
           "convinspect/explaining/example.py", "convinspect/explaining/patches.py"]  # fmt: skip
 
 

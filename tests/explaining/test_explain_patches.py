@@ -22,8 +22,8 @@ from convinspect.modules.patches import Patches
 from convinspect.render.cells import cell_width
 from convinspect.render.plain_table import block_cells
 from convinspect.render.table import Block, plain
-from convinspect.report.explain import cell_focus, row_focus
-from convinspect.report.explain_steps import drawer
+from convinspect.showing.explain import cell_focus, row_focus
+from convinspect.showing.explain_steps import drawer
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
 

@@ -20,7 +20,7 @@ from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.render.cells import safe
 from convinspect.render.data import csv_text, json_text
-from convinspect.report.shapes import listing_payload, listing_table
+from convinspect.showing.shapes import listing_payload, listing_table
 from support.memory import peak, reset_peak
 
 SECONDS = 1.0

@@ -19,7 +19,7 @@ from convinspect.layers.find import find_layers
 from convinspect.layers.order import listed, natural_key
 from convinspect.layers.tree import DEEPEST, Node, module_tree, walk
 from convinspect.records import Contents, Root, Tensor
-from convinspect.report.shapes import totals
+from convinspect.showing.shapes import totals
 from support.paths import FIXTURES
 
 

@@ -12,7 +12,7 @@ import torch
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.modules import expose_linears, swap_patches, swap_pointwise
-from convinspect.report.code_changes import advice
+from convinspect.showing.code_changes import advice
 
 pytest.importorskip("transformers")
 

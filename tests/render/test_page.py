@@ -13,7 +13,7 @@ import pytest
 from convinspect.explaining.example import built_in
 from convinspect.render.picture import save, save_steps
 from convinspect.render.style import Scheme
-from convinspect.report.explain import cell_focus, frame
+from convinspect.showing.explain import cell_focus, frame
 from support.program import run
 
 if TYPE_CHECKING:

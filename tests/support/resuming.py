@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import convinspect
-from convinspect.report.afterwards import afterwards_lines
+from convinspect.showing.afterwards import afterwards_lines
 
 Build = Callable[[nn.Module], Any]
 

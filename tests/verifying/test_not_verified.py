@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convinspect.report.verify import verdict
+from convinspect.showing.verify import verdict
 from support.paths import FIXTURES
 from support.program import run
 from support.verifying import report_of, report_of_objects

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from convinspect.report.verify import verdict
+from convinspect.showing.verify import verdict
 from support import program
 from support.program import run
 from support.verifying import report_of, report_of_objects

@@ -27,7 +27,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.converting.in_memory import applied
 from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
-from convinspect.report.verify import SENTENCES, sentence, verdict
+from convinspect.showing.verify import SENTENCES, sentence, verdict
 from convinspect.text import with_article
 from convinspect.verifying.causes import Why
 from convinspect.verifying.options import VerifyOptions

@@ -26,7 +26,7 @@ from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.modules import PointwiseLinear, swap_pointwise
-from convinspect.report.verify import verdict
+from convinspect.showing.verify import verdict
 from convinspect.verifying.findings import Report
 from support.paths import FIXTURES
 from support.verifying import command, report_of, report_of_objects

@@ -233,7 +233,7 @@ def test_what_cannot_be_compared_is_named_and_not_called_equal(tmp_path: Path, c
 
 def test_the_verdict_says_that_it_did_not_look() -> None:
     from convinspect.render.plain_table import lines
-    from convinspect.report.verify import verdict_table
+    from convinspect.showing.verify import verdict_table
     from convinspect.verifying.findings import Report
 
     check = ModelCheck({"y": (0.0, 1e-12)}, plain={"n": True}, unread={"dist": "Normal", "odd": "Own"})

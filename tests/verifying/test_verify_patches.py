@@ -15,7 +15,7 @@ from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert
 from convinspect.modules import PatchLinear
-from convinspect.report.verify import verdict_payload
+from convinspect.showing.verify import verdict_payload
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 CODE = """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinspect.report.verify import verdict
+from convinspect.showing.verify import verdict
 from support import program
 from support.verifying import command, report_of_objects
 

@@ -13,7 +13,7 @@ from torch import nn
 from convinspect import verify
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
-from convinspect.report.verify import verdict_payload
+from convinspect.showing.verify import verdict_payload
 
 TRANSPOSES: list[Any] = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinspect.report.verify import verdict
+from convinspect.showing.verify import verdict
 from support.program import run
 from support.turning import model, turned
 from support.verifying import report_of, report_of_objects

@@ -14,7 +14,7 @@ from torch import nn
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import CannotConvert, CannotShow
-from convinspect.report.flags import flagged
+from convinspect.showing.flags import flagged
 from convinspect.verifying.model import ModelCheck, try_models
 from convinspect.verifying.model_runs import RunOptions
 

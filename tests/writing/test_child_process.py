@@ -24,7 +24,7 @@ from convinspect.errors import (
     Wording,
     as_argument,
 )
-from convinspect.report.flags import as_flag
+from convinspect.showing.flags import as_flag
 from convinspect.writing.child_process import _ended, _packed, _unpacked, run_in_child
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child is forked on Linux alone")

@@ -1,0 +1,73 @@
+"""A checkpoint as a report shows it: its layers in order, their numbers, its tree, and what layers could become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.errors import ConvInspectError
+from convinspect.layers.find import find_layers
+from convinspect.layers.order import listed
+from convinspect.layers.tree import Node, module_tree
+from convinspect.records import Layer
+from convinspect.reporting.numbers import Numbers, numbers_of_layers
+from convinspect.reporting.possible import Possible, possible
+from convinspect.reporting.room import PAGE, Room, room_for
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is known of one checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        layers: All of its layers, in the order of a listing.
+        tree: Its modules, repeated ones folded.
+        possible: What its layers could become.
+        room: How much of it fits in a page.
+        numbers: By a layer's place, what its numbers are, or why they cannot be read.
+        values: Numbers were asked for.
+    """
+
+    checkpoint: Checkpoint
+    layers: tuple[Layer, ...]
+    tree: Node
+    possible: Possible
+    room: Room
+    numbers: Mapping[int, Numbers | ConvInspectError]
+    values: bool
+
+
+def summarize(
+    checkpoint: Checkpoint,
+    values: bool = True,
+    nbytes: int = PAGE,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Summary:
+    """All that a page shows of a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        values: Read the numbers of its weights, in blocks; else headers alone are read.
+        nbytes: Bytes of the page that it may fill.
+        progress: Called with the number of bytes that were read.
+    """
+    every = find_layers(checkpoint)
+    layers = tuple(listed(checkpoint, every))
+    room = room_for(layers, nbytes, values)
+    places = sorted(room.numbers)
+    numbers: dict[int, Numbers | ConvInspectError] = {}
+    found = numbers_of_layers([(layers[place], room.cells) for place in places])
+    for place, each in zip(places, found, strict=True):
+        numbers[place] = each
+        progress(layers[place].weight.nbytes)
+    return Summary(
+        checkpoint,
+        layers,
+        module_tree(checkpoint, every),
+        possible(checkpoint, layers[: room.rows]),
+        room,
+        numbers,
+        values,
+    )

@@ -1,0 +1,156 @@
+"""`convert` commands that fix what `diff` found, ready to be typed into a shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from convinspect.checkpoint import Checkpoint
+from convinspect.diffing.steps import Step
+from convinspect.formats.roots import main_root
+from convinspect.formats.sources import INSIDE, member_of
+from convinspect.formats.torch.distributed import holds_safetensors
+from convinspect.kinds import option_of
+from convinspect.records import Container
+from convinspect.remote.addresses import Address
+from convinspect.reporting.possible import Way
+from convinspect.writing.archived import archive_of, is_rewritten
+
+_OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
+
+
+def like_command(
+    a: Checkpoint, b: Checkpoint, like: bool, rules: Sequence[str], turning: bool = False, left: Iterable[str] = ()
+) -> str:
+    """The command that gives A's tensors B's shapes and names.
+
+    Args:
+        a: The checkpoint to convert.
+        b: The checkpoint that loads.
+        like: Whether shapes must change.
+        rules: `--rename` rules.
+        turning: Square matrices are turned too.
+        left: Layers that stay as they are.
+    """
+    words = ["--like", _path(b.path)] if like else []
+    words += ["--turn-square"] if turning else []
+    words += [word for name in left for word in ("--exclude", name)] if like else []
+    return _command(a, a.path, _target(a), [*words, *_renames(rules)])
+
+
+def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) -> list[str]:
+    """Commands to run in order: one for each target kind; the last one also renames."""
+    if not steps:
+        return [_command(a, a.path, _target(a), _renames(rules))] if rules else []
+    commands, source = [], a.path
+    for number, step in enumerate(steps, 1):
+        words = ["--to", option_of(step.to)]
+        words += [word for kind in step.kinds for word in ("--from", option_of(kind))]
+        words += ["--patches"] * step.patches
+        words += ["--patch", "x".join(map(str, step.patch))] if step.patch else []
+        words += [word for name in step.layers for word in ("--layer", name)]
+        last = number == len(steps)
+        target = _target(a, "" if last else str(number))
+        commands.append(_command(a, source, target, [*words, *(_renames(rules) if last else [])]))
+        source = target
+    return commands
+
+
+def way_command(a: Checkpoint, way: Way) -> str:
+    """The command that converts all layers of a kind."""
+    return step_commands(a, [Step(way.to, way.kinds, (), 1, way.patches)], ())[0]
+
+
+def way_words(a: Checkpoint, way: Way) -> tuple[str, str, str]:
+    """What a layer becomes, and the command that makes it so: what stands before the layer's quoted name, and after."""
+    name = "LAYER0NAME"
+    head, _, tail = step_commands(a, [Step(way.to, way.kinds, (name,), 1, way.patches)], ())[0].rpartition(name)
+    what = f"{way.to} over patches" if way.patches else way.to
+    return what, head, tail
+
+
+def can_be_converted(checkpoint: Checkpoint) -> bool:
+    """Whether `convert` accepts the checkpoint."""
+    return checkpoint.container is not Container.DISTRIBUTED or not holds_safetensors(checkpoint.path)
+
+
+def is_main(checkpoint: Checkpoint) -> bool:
+    """Whether the root in use is the one that is used where none is named."""
+    return checkpoint.root == main_root(checkpoint.roots)
+
+
+def used_by_like(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether B's root in use is the one that `--like` uses: of A's name where A's is given, else the main one."""
+    named = None if is_main(a) else next((root for root in b.roots if root.path == a.root.path), None)
+    return b.root == (named or main_root(b.roots))
+
+
+def _command(a: Checkpoint, source: Path, target: Path, words: Sequence[str]) -> str:
+    first = source == a.path
+    words = ["convinspect", "convert", _path(source), "-o", _path(target), *words]
+    if first and a.holds_modules:
+        words.append("--state-dict")
+    # The output of --state-dict has a single root.
+    if not is_main(a) and (first or not a.holds_modules):
+        words += ["--root", a.root.path or "."]
+    return " ".join(map(quoted, words))
+
+
+def _renames(rules: Sequence[str]) -> list[str]:
+    return [word for rule in rules for word in ("--rename", rule)]
+
+
+def _path(path: Path) -> str:
+    """A path, written so that it is not parsed as an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _target(a: Checkpoint, number: str = "") -> Path:
+    """The output's path: beside the source, with a suffix that fits its format."""
+    path = a.path
+    if path.name.endswith(".index.json") or path.is_dir():
+        folder = path if path.is_dir() else path.parent
+        above = Path() if isinstance(folder, Address) else folder.parent
+        return above / f"{folder.resolve().name}_converted{number}"
+    archive = archive_of(path)
+    # Of a folder in an archive one file is written.
+    rewritten = a.container.rewritten and not (archive and a.container is Container.DISTRIBUTED)
+    whole = archive is not None and rewritten and not a.holds_modules and is_rewritten(path)
+    if archive is not None:
+        # Around a checkpoint that keeps its format its archive is written too; else the checkpoint alone.
+        name = member_of(path).rpartition(INSIDE)[2].rpartition("/")[2]
+        path = archive if whole else archive.with_name(name.lstrip(".") or archive.stem)
+    if isinstance(path, Address):
+        # What is written is written here.
+        path = Path(path.name)
+    suffix = path.suffix
+    if whole:
+        return path.with_name(f"{path.stem}_converted{number}{suffix}")
+    if not rewritten:
+        suffix = ".safetensors"
+    elif a.container is Container.SAFETENSORS:
+        suffix = ".safetensors" if suffix in _OF_TORCH else suffix
+    elif suffix == ".safetensors" or (a.holds_modules and suffix not in _OF_TORCH):
+        suffix = ".pt"
+    return path.with_name(f"{path.name.removesuffix(path.suffix)}_converted{number}{suffix}")
+
+
+def quoted(word: str) -> str:
+    r"""A word quoted for a shell if necessary; as `$'…\x1b…'` (bash, zsh, ksh) if it has characters that are unsafe to
+    print on a terminal.
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(_escaped(c) for c in word) + "'"
+
+
+def _escaped(c: str) -> str:
+    if c.isprintable():
+        return f"\\{c}" if c in "\\'" else c
+    try:
+        raw = os.fsencode(c)
+    except UnicodeEncodeError:
+        raw = c.encode("utf-8", "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in raw)

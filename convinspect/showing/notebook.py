@@ -1,0 +1,50 @@
+"""Show records in notebooks: the same table as on a terminal, as HTML.
+
+Records are defined in lower layers than their tables, and may not import them. So the Python API, which may import
+both, adds `_repr_html_` to each class the first time that it returns an instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from convinspect.render.table import Block, Table
+
+Tables: TypeAlias = Table | Block | Sequence[Table | Block]
+
+
+def show_in_notebooks(record: type, draw: Callable[[Any], Tables]) -> None:
+    """Add the method that notebooks call, `_repr_html_`, to a class of records.
+
+    Args:
+        record: The class.
+        draw: Makes the command's tables for an instance; called only when a notebook shows it, so it can import lazily.
+    """
+
+    def _repr_html_(self: object) -> str:
+        from convinspect.render.emit import as_shown
+        from convinspect.render.html import html_of
+
+        drawn = draw(self)
+        return html_of(as_shown(drawn))
+
+    record._repr_html_ = _repr_html_  # type: ignore[attr-defined]
+
+
+def checkpoint_table(checkpoint: Any) -> Tables:
+    """As `convinspect shapes`."""
+    from convinspect.layers.find import find_layers
+    from convinspect.layers.order import sort_rows
+    from convinspect.layers.select import select
+    from convinspect.showing.shapes import listing_table
+
+    layers = find_layers(checkpoint)
+    return listing_table(checkpoint, layers, sort_rows(checkpoint, select(layers)), everything=False)
+
+
+def layer_table(layer: Any) -> Tables:
+    """One row of `convinspect shapes`, and the meaning of its abbreviations."""
+    from convinspect.showing.shapes import layer_table as table
+
+    return table(layer)

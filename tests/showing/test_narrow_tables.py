@@ -1,0 +1,187 @@
+"""What narrow terminals may not hide: shapes, notes such as "pointwise" and "patch", what an error was, the verdict."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import convinspect
+from convinspect.checkpoint import Checkpoint
+from convinspect.cli.main import app
+from convinspect.layers.find import find_layers
+from convinspect.layers.folding import unfolded
+from convinspect.records import Container, Contents, Layer, Root, Tensor, contiguous
+from convinspect.render.cells import cell_width
+from convinspect.render.fitting import fit
+from convinspect.render.plain_table import lines
+from convinspect.render.table import Table, plain
+from convinspect.showing.shapes import listing_table
+from support.paths import STNKD
+
+WIDTHS = [24, 30, 50, 60, 80, 120]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    model = nn.ModuleDict({"patch_embed": nn.Conv2d(3, 32, 4, 4), "up": nn.Conv1d(6, 5, 1), "wide": nn.Conv1d(6, 5, 3)})
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    return tmp_path / "a.pt"
+
+
+def shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, command: str, *words: object
+) -> str:
+    """What a terminal of so many columns shows."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    with suppress(typer.Exit):
+        app([command, *map(str, words)], prog_name="convinspect", standalone_mode=False)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_shapes_and_notes_are_there_at_any_width(
+    file: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = shown(monkeypatch, capsys, width, "shapes", file).partition("conv and linear")[0]
+    assert all(shape in table for shape in ("(32, 3, 4, 4)", "(5, 6, 1)", "(5, 6, 3)"))
+    assert "pointwise" in table
+    assert "patch," in table
+    plan = shown(monkeypatch, capsys, width, "convert", file, "--to", "linear", "-n")
+    assert plan.index("1 layer to convert") < plan.index("(5, 6, 1)") < plan.index("(5, 6)")
+    assert "its kernel" in plan
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_plan_has_both_shapes_of_a_large_layer_at_any_width(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.ModuleDict({"pw": nn.Conv1d(65536, 131072, 1, bias=False, device="meta"), "wide": nn.Conv1d(6, 5, 3)})
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    plan = shown(monkeypatch, capsys, width, "convert", tmp_path / "a.pt", "--to", "linear", "-n")
+    table = plan.partition("In the model")[0]
+    assert table.index("(131072, 65536, 1)") < table.index("(131072, 65536)")
+    assert "assumed" in table
+    if width < 60:
+        # What is left has no shapes to show, so the reason has the line to itself.
+        assert "\n  its kernel size" in table
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_the_error_was_is_there_at_any_width(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "Error(s) in loading state_dict for M:\n\tsize mismatch for conv1.weight: copying a param with shape "
+    text += "torch.Size([16, 8, 1]) from checkpoint, the shape in current model is torch.Size([16, 8])."
+    (tmp_path / "e.txt").write_text(text, encoding="utf-8")
+    report = shown(monkeypatch, capsys, width, "diff", STNKD, "--error", tmp_path / "e.txt")
+    assert "size mismatch" in report.partition("\n\nA ")[2].replace("\n", " ")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_verdict_of_verify_comes_first_on_a_terminal(
+    tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convinspect.convert(STNKD, tmp_path / "b.pt", to="linear")
+    report = shown(monkeypatch, capsys, width, "verify", STNKD, tmp_path / "b.pt")
+    assert report.index("equal") < report.index("conv1")
+    assert report.count("strength:") == 1
+
+
+# --- listings of any layers at any width
+
+NAME_PARTS = st.sampled_from(["0", "11", "conv", "self_attention", "a-b", "编码器", "x" * 45, "blocks", "module name"])
+LISTED_NAMES = st.lists(NAME_PARTS, min_size=1, max_size=6).map(".".join)
+SHAPES = st.sampled_from(
+    [(4, 6, 1), (1024, 512, 1), (64, 32), (151936, 8192), (8, 3, 3), (64, 3, 7, 7), (8, 8, 1, 1), (9, 1, 3, 3, 3)]
+)
+
+
+def listing(named: list[tuple[str, tuple[int, ...]]]) -> tuple[Table, tuple[Layer, ...]]:
+    tensors = tuple(Tensor(f"{name}.weight", "float32", shape, contiguous(shape)) for name, shape in named)
+    checkpoint = Checkpoint(Contents(Path("m.pt"), Container.TORCH_ZIP, (Root("", "model", tensors),), 0))
+    layers = find_layers(checkpoint)
+    return listing_table(checkpoint, layers, unfolded(layers), everything=True), layers
+
+
+def bare(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+def lacking(table: Table, layers: tuple[Layer, ...], width: int) -> list[str]:
+    """What a listing of this width must say of its layers and does not."""
+    drawn = list(lines(table, width))
+    rule = next(place for place, line in enumerate(drawn) if set(line) == {"─"})
+    end = next((place for place, line in enumerate(drawn) if place > rule and not line), len(drawn))
+    body = bare("".join(drawn[rule:end]))
+    faults = [line for line in drawn if cell_width(line) > max(width, MOST_IN_ONE_WORD)]
+    faults += ["something is cut"] if "…" in body else []
+    for layer in layers:
+        said = (
+            f"{re.escape(bare(layer.name))}.{{0,60}}?{re.escape(bare(layer.kind))}{re.escape(bare(shape_text(layer)))}"
+        )
+        mark = ".{0,60}?pointwise" if layer.pointwise else ""
+        faults += [] if re.search(said + mark, body) else [f"{layer.name} at {width}"]
+    if body.count("pointwise") != sum(layer.pointwise for layer in layers):
+        faults.append("pointwise")
+    return faults
+
+
+MOST_IN_ONE_WORD = 30
+"""A number is not cut, nor the widest word that a note begins with."""
+
+
+def shape_text(layer: Layer) -> str:
+    return f"({', '.join(map(str, layer.weight.shape))})"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(LISTED_NAMES, SHAPES), min_size=1, max_size=6, unique_by=lambda pair: pair[0]),
+    st.integers(30, 200),
+)
+def test_names_kinds_shapes_and_pointwise_are_whole_at_any_width(
+    named: list[tuple[str, tuple[int, ...]]], width: int
+) -> None:
+    table, layers = listing(named)
+    assert lacking(table, layers, width) == []
+
+
+@pytest.mark.parametrize("column", ["name", "kind", "weight", "notes"])
+def test_a_listing_that_drops_one_of_them_is_found(column: str) -> None:
+    table, layers = listing([("encoder.layers.0.self_attention.out_proj", (1024, 512, 1)), ("b", (64, 32))])
+    loose = tuple(
+        each._replace(never_hidden=False, priority=1, min_width=4) if each.title == column else each
+        for each in table.columns
+    )
+    assert any(lacking(table._replace(columns=loose), layers, width) for width in range(30, 90))
+
+
+def test_columns_are_dropped_in_the_order_of_what_is_missed_least() -> None:
+    table, _ = listing([(f"blocks.{i}.conv", (4 * i + 4, 6, 1)) for i in range(3)] + [("fc", (64, 32))])
+    gone: list[str] = []
+    for width in range(130, 59, -1):
+        titles = [column.title for column in fit(table, width).columns]
+        said = " ".join(map(plain, fit(table, width).notes))
+        gone += [t for t in ("in → out", "dtype", "size", "params", "bias", "k") if t not in titles and t not in gone
+                 and f"{t} " not in said.partition(" in all rows")[0]]  # fmt: skip
+    assert gone == [each for each in ("in → out", "size", "params", "k") if each in gone]
+    assert gone[:2] == ["in → out", "size"]
+
+
+def test_below_60_columns_a_layer_has_two_lines() -> None:
+    table, _ = listing([("encoder.layers.0.self_attention.out_proj", (1024, 512, 1)), ("b", (64, 32))])
+    drawn = [line.rstrip() for line in lines(table, 45)]
+    rule = next(place for place, line in enumerate(drawn) if set(line) == {"─"})
+    assert drawn[rule + 1] == "encoder.layers.0.self_attention.out_proj"
+    assert drawn[rule + 2].split()[:4] == ["Conv1d", "(1024,", "512,", "1)"]
+    assert "pointwise" in drawn[rule + 2]
