@@ -30,8 +30,9 @@ BENIGN = (
     *("pointnet_stnkd_trace.pt", "pointnet_stnkd.pt2", "pointnet_stnkd.safetensors", "sharded", "sharded_bin"),
     *("distributed", "dtypes.pt", "big_endian.pt", "odd_tensors.pt", "weight_norm_old.pt", "pruned.pt", "README.md"),
 )
-ALWAYS = (("shapes", "{path}", "--all"), ("check", "{path}", "--values"))
+ALWAYS = (("shapes", "{path}", "--all"),)
 BY_TURNS = (
+    ("check", "{path}", "--values"),
     ("weights", "{path}"),
     ("convert", "{path}", "--to", "linear", "--dry-run"),
     ("diff", "{path}", "{path}"),
@@ -101,7 +102,7 @@ def _below(path: object, folder: Path) -> bool:
 
 
 def commands_for(name: str) -> tuple[tuple[str, ...], ...]:
-    """Those that run on the file of that name: some on all, and one of the others, which read as `weights` does."""
+    """Those that run on the file of that name: `shapes`, and one of those that read more."""
     if os.environ.get("AUDIT_ALL"):
         return COMMANDS
     return (*ALWAYS, BY_TURNS[zlib.crc32(name.encode()) % len(BY_TURNS)])

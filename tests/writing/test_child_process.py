@@ -155,6 +155,8 @@ def test_every_kind_of_error_arrives() -> None:
     kinds = [ConvInspectError]
     for kind in kinds:
         kinds += kind.__subclasses__()
+    # Ranks have one more, which never writes a file in a child.
+    kinds = [kind for kind in kinds if kind.__module__ == "convinspect.errors"]
     assert len(kinds) > 8
     for kind in kinds:
         # Some make their own text of what they are given.
