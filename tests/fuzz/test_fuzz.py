@@ -17,7 +17,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.remote.addresses import path_of
 from support.paths import FIXTURES
 
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "16"))
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "12"))
 """Of all drivers together; the long run is `run.py`."""
 
 PARTS = 4
