@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from convinspect.render.cells import cell_width, count, is_narrow
+from convinspect.render.cells import cell_width, count, is_narrow, safe
 from convinspect.render.fitting import fit
 from convinspect.render.grids import cells, size_of
 from convinspect.render.plain_table import block_cells
@@ -38,14 +38,14 @@ _WIDTH = 840
 
 _PAGE = """\
 <!doctype html>
-<html lang="en">
+<html lang="@LANG@">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>@TITLE@</title>
 <style>
 @CSS@body { margin: 0; background: var(--paper); }
 .convinspect { padding: 1.5em; }
-</style>
+@STYLES@</style>
 <body>
 <main class="convinspect">
 """
@@ -78,9 +78,22 @@ def html_page(things: Sequence[Table | Block], title: str, width: int | None, sc
     yield "</main>\n</body>\n</html>\n"
 
 
-def page_head(title: str, scheme: Scheme = "auto") -> Iterator[str]:
-    """A page from its beginning to where its content starts, in `main`, with the style sheets."""
-    yield _PAGE.replace("@TITLE@", escape(title)).replace("@CSS@", css(scheme) + tables_css(".convinspect"))
+def page_head(
+    title: str, scheme: Scheme = "auto", *, lang: str = "en", cells: bool = True, styles: str = ""
+) -> Iterator[str]:
+    """A page from its beginning to where its content starts, in `main`, with the style sheets.
+
+    Args:
+        title: Of the page.
+        scheme: Whose colours.
+        lang: The language of its text, as HTML calls it.
+        cells: Whether a heatmap's colours may be needed.
+        styles: What the page has beside them.
+    """
+    sheets = css(scheme, cells=cells) + tables_css(".convinspect")
+    # What comes from a file is put in last, so that nothing is looked for in it.
+    head = _PAGE.replace("@LANG@", lang).replace("@CSS@", sheets).replace("@STYLES@", styles)
+    yield head.replace("@TITLE@", escape(safe(title)))
 
 
 def _block(block: Block) -> Iterator[str]:

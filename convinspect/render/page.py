@@ -7,24 +7,18 @@ from html import escape
 from typing import NamedTuple
 
 from convinspect.render.cells import safe
-from convinspect.render.html import drawn_class, span
+from convinspect.render.html import drawn_class, page_head, span
 from convinspect.render.plain_table import block_cells
-from convinspect.render.style import css, look, tables_css
+from convinspect.render.style import look
 from convinspect.render.table import Block, Styled, pieces
 
-_HEAD = """<!doctype html>
-<html lang="@LANG@">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>@TITLE@</title>
-<style>
-@CSS@body { margin: 0; background: var(--paper); }
-.convinspect { padding: 1.5em; }
+_STYLES = """\
 pre[hidden] { display: none; }
 button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--edge); border-radius: .3em; }
 button { padding: .3em .9em; margin-right: .4em; }
-</style>
-<main class="convinspect">
+"""
+
+_BUTTONS = """\
 <h1 style="font-size:1.1em">@TITLE@</h1>
 <p><button id="back">@BACK@</button><button id="next">@NEXT@</button><button id="play">@PLAY@</button>
 <span id="place"></span></p>
@@ -52,6 +46,7 @@ document.onkeydown = (event) => {
 show(0);
 </script>
 </main>
+</body>
 </html>
 """
 
@@ -77,11 +72,11 @@ def page(steps: Sequence[Block], title: str, lang: str = "en", labels: Labels = 
         lang: The language of its text, as HTML calls it.
         labels: Of its buttons.
     """
-    named = {"LANG": lang, "BACK": labels.back, "NEXT": labels.next, "PLAY": labels.play, "PLACE": labels.place}
+    named = {"BACK": labels.back, "NEXT": labels.next, "PLAY": labels.play, "PLACE": labels.place}
     kind = drawn_class(line for step in steps for line in step.lines)
-    styles = css(cells=False) + tables_css(".convinspect")
+    yield from page_head(title, lang=lang, cells=False, styles=_STYLES)
     # What comes from a file is put in last, so that nothing is looked for in it.
-    yield _filled(_HEAD, named).replace("@CSS@", styles).replace("@TITLE@", escape(safe(title)))
+    yield _filled(_BUTTONS, named).replace("@TITLE@", escape(safe(title)))
     for number, step in enumerate(steps):
         lines = ("".join(_span(piece) for piece in pieces(line)) for line in block_cells(step))
         # Without scripts all steps are shown, one below the other.

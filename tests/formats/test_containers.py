@@ -26,6 +26,7 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats.containers import members, packed
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.sources import Source
+from support.archives import tar_of, zip_of
 from support.in_process import call_main
 
 MODEL = torch.nn.Sequential(torch.nn.Conv1d(3, 6, 1), torch.nn.Linear(6, 2))
@@ -40,24 +41,6 @@ def zip_of_torch(old: bool = False) -> bytes:
 
 
 TORCH, OLD, SAFETENSORS = zip_of_torch(), zip_of_torch(old=True), save_safetensors(STATE)
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return out.getvalue()
 
 
 HOLDERS: dict[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 import convinspect
 from convinspect.errors import ConvInspectError, NotACheckpoint
 from convinspect.formats.sources import LocalFile
+from support.archives import tar_of, zip_of
 from support.in_process import call_main
 
 MODEL = torch.nn.Sequential(torch.nn.Conv1d(3, 6, 1), torch.nn.Linear(6, 2))
@@ -39,24 +39,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes
     }
 
 
-def as_tar(files: dict[str, bytes], mode: str = "w") -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def as_zip(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return out.getvalue()
-
-
 def packed(files: dict[str, bytes], holder: str, top: str) -> bytes:
     named = {
         "readme.txt": b"hello",
@@ -64,10 +46,10 @@ def packed(files: dict[str, bytes], holder: str, top: str) -> bytes:
         **{f"{top}{name}": data for name, data in files.items()},
     }
     if holder.endswith(".tar.zip"):
-        return as_zip({"a.txt": b"", "in.tar": as_tar(named)})
+        return zip_of({"a.txt": b"", "in.tar": tar_of(named)})
     if holder.endswith(".zip"):
-        return as_zip(named, zipfile.ZIP_DEFLATED if "deflated" in holder else zipfile.ZIP_STORED)
-    return as_tar(named, "w:gz" if holder.endswith(".gz") else "w")
+        return zip_of(named, zipfile.ZIP_DEFLATED if "deflated" in holder else zipfile.ZIP_STORED)
+    return tar_of(named, "w:gz" if holder.endswith(".gz") else "w")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +129,7 @@ def test_the_command_of_diff_works(files: dict[str, dict[str, bytes]], tmp_path:
 def test_several_are_listed_and_one_is_given(files: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
     steps = {f"step_{n}/{name}": data for n in (1, 2) for name, data in files["dcp"].items()}
     path = tmp_path / "x.tar"
-    path.write_bytes(as_tar({**steps, **{f"un/{name}": data for name, data in files["plain"].items()}}))
+    path.write_bytes(tar_of({**steps, **{f"un/{name}": data for name, data in files["plain"].items()}}))
     with pytest.raises(NotACheckpoint, match=r"holds 3 checkpoints.*x.tar!step_1.*x.tar!step_2.*x.tar!un"):
         convinspect.open(path)
     for given in ("step_2", "step_2/.metadata", "./step_2"):
@@ -159,7 +141,7 @@ def test_several_are_listed_and_one_is_given(files: dict[str, dict[str, bytes]],
 @pytest.mark.parametrize("command", ["shapes", "check"])
 def test_other_folders_are_named(files: dict[str, dict[str, bytes]], tmp_path: Path, command: str) -> None:
     path = tmp_path / "x.tar"
-    path.write_bytes(as_tar({f"exp/un/{name}": data for name, data in files["plain"].items()}))
+    path.write_bytes(tar_of({f"exp/un/{name}": data for name, data in files["plain"].items()}))
     ended = call_main(command, f"{path}!exp")
     assert ended.code == 2
     assert "its 'exp' is a folder of other files; give one: " in ended.err
@@ -173,7 +155,7 @@ def test_what_is_missing_is_named(files: dict[str, dict[str, bytes]], tmp_path: 
     lost = "data/0" if kind == "plain" else "__0_0.distcp"
     left = {name: data for name, data in files[kind].items() if name != lost}
     path = tmp_path / "x.tar"
-    path.write_bytes(as_tar({f"un/{name}": data for name, data in left.items()}))
+    path.write_bytes(tar_of({f"un/{name}": data for name, data in left.items()}))
     place = f"{path}!un"
     ended = call_main("check", place)
     assert ended.code != 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,35 +13,19 @@ from convinspect.explaining.example import built_in
 from convinspect.render.picture import save, save_steps
 from convinspect.render.style import Scheme
 from convinspect.showing.explain import cell_focus, frame
+from support.browser import chromium
 from support.program import run
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 SCHEMES: tuple[tuple[Scheme, tuple[int, int, int]], ...] = (("auto", (22, 24, 29)), ("light", (255, 255, 255)))
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Chrome]:
-    """A headless Chromium that finds no network."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("there is no Chromium with its ChromeDriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    driver: Chrome = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
+    with chromium(tmp_path / "profile") as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def visible(browser: Chrome) -> list[str]:
