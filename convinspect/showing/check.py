@@ -13,7 +13,7 @@ from convinspect.records import Container
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import by_reader, flagged
 
 _COLUMNS = (
     Column("level", priority=80, foldable=True, key="level"),
@@ -23,7 +23,6 @@ _COLUMNS = (
 )
 _STYLES = {"error": BAD, "warning": WARN, "note": ""}
 _MOST_ROWS = 200
-_WHERE = f"--format json lists the first {MOST_LISTED:,} of each code"
 
 
 def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | Block]:
@@ -65,12 +64,17 @@ def _table(report: Report, name: str, kept: bool) -> Table:
         title=f"{name}{form}",
         summary=(_verdict(report), *_looked_at(report)),
         notes=(
-            *([f"{count(left)} more findings are not shown; {_WHERE}"] if left > 0 else []),
+            *([f"{count(left)} more findings are not shown{_where()}"] if left > 0 else []),
             *_advice(rows),
             *map(flagged, report.notes),
         ),
         raw=[(finding.level, finding.code, place_of(finding, report), finding.message) for finding in rows],
     )
+
+
+def _where() -> str:
+    """Where the findings are that have no row."""
+    return by_reader(f"; --format json lists the first {MOST_LISTED:,} of each code", "; .findings has them")
 
 
 def _row(finding: Finding, report: Report) -> tuple[Cell, ...]:
