@@ -126,7 +126,8 @@ def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
     others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        yield f"other roots: {', '.join(others[:5])}{more}{by_reader('; --root chooses', '; open(path, root=…) chooses')}"
+        choosing = by_reader("--root chooses", "open(path, root=…) chooses")
+        yield f"other roots: {', '.join(others[:5])}{more}; {choosing}"
 
 
 def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Iterator[str]:
