@@ -28,7 +28,7 @@ _COLUMNS = (
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=WHOLE, never_hidden=True),
     Column("kind", priority=99, key="kind", never_hidden=True),
     Column("weight", priority=98, key="weight_shape", never_hidden=True),
-    Column("in → out", justify="right", priority=20, key="in_out"),
+    Column("in → out", justify="right", priority=20, key="in_out", repeats=True),
     Column("k", justify="right", style=QUIET, priority=60, foldable=True, key="kernel_size"),
     Column("bias", style=QUIET, priority=55, foldable=True, key="bias"),
     Column("dtype", style=QUIET, priority=30, foldable=True, key="dtype"),
