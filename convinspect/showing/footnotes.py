@@ -122,7 +122,8 @@ def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
 def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
     """Prefixes that are not shown, and roots that were not opened."""
     for prefix, keys in checkpoint.prefixes.items():
-        yield f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown"
+        have = "has" if keys == 1 else "have"
+        yield f"{count(keys)} of {plural(len(checkpoint.tensors), 'key')} {have} {prefix!r}, which is not shown"
     others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""

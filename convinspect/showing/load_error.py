@@ -169,14 +169,15 @@ def _notes(report: ErrorReport) -> Iterable[str]:
         yield f"not understood: {safe(line)}"
     more = len(report.unread) - _UNREAD_SHOWN
     if more > 0:
-        yield f"not understood: {count(more)} more {'line' if more == 1 else 'lines'}"
+        yield f"not understood: {plural(more, 'more line')}"
     renamed = any(answer.fix == Fix.RENAME for answer in report.answers)
     if renamed or report.root:
         when = "after renaming" if renamed else "then"
         yield f"PyTorch compares shapes only of keys that agree: {when} it may find other mismatches"
     others = sum(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers)
     if 0 < others < len(report.answers):
-        yield f"{count(others)} lines are not about this file; is it the one that was loaded?"
+        are = "is" if others == 1 else "are"
+        yield f"{plural(others, 'line')} {are} not about this file; is it the one that was loaded?"
 
 
 def error_commands(report: ErrorReport) -> list[str]:

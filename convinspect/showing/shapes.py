@@ -20,6 +20,7 @@ from convinspect.render.table import WHOLE, Cell, Column, Styled, Table
 from convinspect.showing.footnotes import LEGEND, footnotes, note_on_more
 from convinspect.showing.opened import opened_name
 from convinspect.showing.tensorless import without_shapes
+from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut", "empty"}
@@ -231,13 +232,12 @@ def totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell,
     stored = (
         f", in storages of {size(sums['storage_nbytes'])}" if sums["storage_nbytes"] > sums["tensor_nbytes"] else ""
     )
-    words = "layer" if sums["layers"] == 1 else "layers"
-    numbers = f"{count(sums['parameters'])} parameters"
+    numbers = plural(sums["parameters"], "parameter")
     if checkpoint.root.role == "optimizer":
-        numbers = f"{count(checkpoint.totals().numel)} numbers of optimizer state"
+        numbers = f"{plural(checkpoint.totals().numel, 'number')} of optimizer state"
     return (
         (
-            Styled(f"{count(sums['layers'])} conv and linear {words}, ", "bold"),
+            Styled(f"{plural(sums['layers'], 'conv and linear layer')}, ", "bold"),
             pointwise,
             *([Styled(f", {count(sums['patch'])} patch", GOOD)] if sums["patch"] else []),
             Styled(

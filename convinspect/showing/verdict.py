@@ -36,8 +36,25 @@ def counts_cell(report: DiffReport) -> Cell:
         number = counts[kind]
         if number or kind == Kind.SAME:
             pieces += [Styled(" · ")] if pieces else []
-            pieces.append(Styled(f"{count(number)} {kind}", "" if kind == Kind.SAME else STYLES[kind]))
+            pieces.append(
+                Styled(f"{count(number)} {_counted(kind, number)}", "" if kind == Kind.SAME else STYLES[kind])
+            )
     return tuple(pieces)
+
+
+_COUNTED = {
+    Kind.RANK_DIFFERS: ("rank differs", "ranks differ"),
+    Kind.SHAPE_DIFFERS: ("shape differs", "shapes differ"),
+    Kind.DTYPE_DIFFERS: ("dtype differs", "dtypes differ"),
+    Kind.PERMUTED: ("with axes permuted", "with axes permuted"),
+    Kind.VALUES_DIFFER: ("with other values", "with other values"),
+    Kind.NO_TENSOR: ("is no tensor", "are no tensors"),
+}
+"""What is counted of one tensor, and of several, where it is not the kind's own words."""
+
+
+def _counted(kind: Kind, number: int) -> str:
+    return _COUNTED.get(kind, (kind, kind))[number != 1]
 
 
 def prefix_lines(report: DiffReport) -> Iterable[Cell]:

@@ -243,7 +243,7 @@ def tree_faults(table: Table, width: int) -> list[str]:
             faults += [] if hangs else [f"broken above: {line}"]
     text = bare(re.sub("[│├└─]", "", "".join(body)))
     for row in table.rows:
-        said = [bare(plain(cell)) for cell in (row[0][1], row[1], row[2])]  # type: ignore[index]
+        said = [bare(plain(cell)) for cell in (row[0][1], row[1], row[2])]
         faults += [] if all(map(text.__contains__, said)) else [f"lacks {said}"]
     return faults
 
