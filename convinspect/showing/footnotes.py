@@ -70,7 +70,7 @@ def footnotes(
         *notes_on_packed(checkpoint, layers),
         *notes_on_tensorless(checkpoint),
         *_notes_on_names(checkpoint),
-        *([] if everything else _notes_on_left_out(layers, [*shown, *beyond])),
+        *([] if everything else note_on_left_out(layers, [*shown, *beyond], _all())),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
         *_notes_on_dangers(checkpoint),
         *checkpoint.notes,
@@ -131,10 +131,11 @@ def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"other roots: {', '.join(others[:5])}{more}; {choosing}"
 
 
-def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Iterator[str]:
+def note_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer], way: str) -> Iterator[str]:
+    """Of which kinds the layers are that are not shown, if there are any, and the way to see them."""
     left_out = {layer.name for layer in layers} - {layer.name for layer in shown}
     if left_out:
-        yield f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}{_all()}"
+        yield f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}{way}"
 
 
 def _all() -> str:
