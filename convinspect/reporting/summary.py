@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.possible import Possible, possible
 from convinspect.errors import ConvInspectError
 from convinspect.layers.find import find_layers
 from convinspect.layers.order import listed
 from convinspect.layers.tree import Node, module_tree
 from convinspect.records import Layer
 from convinspect.reporting.numbers import Numbers, numbers_of_layers
-from convinspect.reporting.possible import Possible, possible
 from convinspect.reporting.room import PAGE, Room, room_for
 
 
