@@ -14,7 +14,7 @@ from convinspect.arrays import kernels, stats
 from convinspect.arrays.cells import add_rows, lengths
 from convinspect.arrays.quantized import is_quantized
 from convinspect.arrays.read import Array, numpy_dtype, read_blocks, read_tensor
-from convinspect.arrays.stats import Stats
+from convinspect.arrays.stats import Passing, Stats
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow, ConvInspectError, Option, Wording
 from convinspect.formats import pieces
@@ -142,36 +142,32 @@ def _large(layer: Layer, stopped: Callable[[], bool]) -> Numbers:
     rows, columns = weight.shape[0], math.prod(weight.shape[1:])
     high, wide = -(-rows // FINEST[0]), -(-columns // FINEST[1])
     counts = lengths(rows, high), lengths(columns, wide)
-    bands = _Bands(weight, np.zeros((len(counts[0]), len(counts[1]))), (high, wide), stopped)
-    found = stats.of(bands, numpy_dtype(weight.dtype, sys.byteorder))
-    sheet = Sheet("", bands.sums, (rows, columns), counts)
+    sums, passing, start = (
+        np.zeros((len(counts[0]), len(counts[1]))),
+        Passing(numpy_dtype(weight.dtype, sys.byteorder)),
+        0,
+    )
+    for band in _bands(weight):
+        _check(stopped)
+        passing.add(band)
+        with np.errstate(all="ignore"):
+            real = np.abs(band) if band.dtype.kind == "c" else band
+            add_rows(sums, real.astype(np.float64, copy=False), start, high, wide, squared=False)
+        start += len(band)
     notes = (f"rows as stored, first of {weight.shape}; too large to keep, so that there is no table of numbers",)
-    return Numbers((sheet,), found, notes)
+    sheet = Sheet("", sums, (rows, columns), counts)
+    return Numbers((sheet,), passing.stats(_Bands(weight, stopped)), notes)
 
 
 class _Bands(Collection[Array]):
-    """Some rows of a tensor after the others, as statistics take them, twice; the first time they are added up.
+    """A tensor's bands, as statistics take them once more."""
 
-    Args:
-        tensor: The tensor.
-        sums: What is added to: a cell for each `each` rows and columns.
-        each: Rows and columns of a cell.
-        stopped: Asked before each.
-    """
-
-    def __init__(self, tensor: Tensor, sums: Array, each: tuple[int, int], stopped: Callable[[], bool]) -> None:
-        self._tensor, self.sums, self._each, self._stopped = tensor, sums, each, stopped
-        self._seen = False
+    def __init__(self, tensor: Tensor, stopped: Callable[[], bool]) -> None:
+        self._tensor, self._stopped = tensor, stopped
 
     def __iter__(self) -> Iterator[Array]:
-        (seen, self._seen), start = (self._seen, True), 0
         for band in _bands(self._tensor):
             _check(self._stopped)
-            if not seen:
-                with np.errstate(all="ignore"):
-                    wide = np.abs(band) if band.dtype.kind == "c" else band
-                    add_rows(self.sums, wide.astype(np.float64, copy=False), start, *self._each, squared=False)
-                start += len(band)
             yield band
 
     def __len__(self) -> int:

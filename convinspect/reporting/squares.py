@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
-
 import numpy as np
 
 from convinspect.arrays.cells import add_rows, lengths, runs
-from convinspect.arrays.read import Array, read_blocks
-from convinspect.records import Tensor
+from convinspect.arrays.read import Array
 from convinspect.reporting.shapes import Grid, View
 
 
@@ -88,40 +84,3 @@ class Squares:
         """(out,), in the numbers' own scale."""
         found: Array = np.ldexp(np.sqrt(self.channels), self.exponent)
         return found
-
-
-class Watched(Collection[Array]):
-    """A weight's blocks, whose squares are added up when they pass by for the first time.
-
-    Args:
-        source: A tensor of a file, or its numbers in the order of `view`.
-        squares: What to add them to.
-        elements: About how many elements a block should have.
-    """
-
-    def __init__(self, source: Tensor | Array, squares: Squares, elements: int) -> None:
-        self._source, self._squares = source, squares
-        unit = squares.view.unit
-        self._step = max(1, elements // max(unit, 1)) * unit
-        self._seen = False
-
-    def _blocks(self) -> Iterator[Array]:
-        if isinstance(self._source, Tensor):
-            yield from read_blocks(self._source, self._step)
-            return
-        for start in range(0, self._source.size, self._step):
-            yield self._source[start : start + self._step]
-
-    def __iter__(self) -> Iterator[Array]:
-        seen, self._seen = self._seen, True
-        for block in self._blocks():
-            if not seen:
-                self._squares.add(block)
-            yield block
-
-    def __len__(self) -> int:
-        size = self._source.numel if isinstance(self._source, Tensor) else self._source.size
-        return -(-size // self._step)
-
-    def __contains__(self, block: Any) -> bool:
-        return False
