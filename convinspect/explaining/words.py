@@ -105,6 +105,7 @@ CHINESE = {
     "kernel {n} of W {shape}, b{n} = {bias}": "卷积核 {n}，取自 W {shape}，偏置 b{n} = {bias}",
     " · left out: {parts}": " · 未画出：{parts}",
     "{count} rows of X": "X 的 {count} 行",
+    "{count} row of X": "X 的 {count} 行",
     "{count} columns of X": "X 的 {count} 列",
     "{count} column of X": "X 的 {count} 列",
     "{count} kernels": "{count} 个卷积核",

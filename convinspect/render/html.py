@@ -25,6 +25,7 @@ from convinspect.render.table import (
     plain,
     widths,
 )
+from convinspect.text import more_are
 
 MOST_ROWS = 500
 """Most rows of a table in a notebook, which stores what it shows in its file."""
@@ -127,7 +128,7 @@ def _folded(table: Table) -> Iterator[str]:
     left = len(table.rows) - MOST_ROWS
     if left > 0:
         # Beside what the table says itself of its rows.
-        notes = (*table.notes, f"… {count(left)} more rows are left out here")
+        notes = (*table.notes, f"… {more_are(left, 'row')} left out here")
         table = table._replace(rows=table.rows[:MOST_ROWS], raw=(), notes=notes)
     yield from _whole(fit(table, None), FIRST_ROWS)
 

@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 import pickle_mutations
 import zip_mutations
+from lz4_frames import lz4_frame
 
 from support.hostile.joblib_streams import dtype, wrapper
 from support.hostile.opcodes import PAYLOAD, dict_of, integer, integers, named, pickled, text
@@ -135,5 +136,16 @@ def joblib(random: Random, folder: Path) -> Path:
     if random.random() < 0.2:
         content = content[: random.randint(0, len(content))]
     path = folder / "model.joblib"
-    path.write_bytes(zlib.compress(content) if random.random() < 0.1 else content)
+    if random.random() < 0.2:
+        content = random.choice((zlib.compress(content), _in_lz4(random, content)))
+    path.write_bytes(content)
     return path
+
+
+def _in_lz4(random: Random, content: bytes) -> bytes:
+    """The content as lz4 packs it, sometimes with much behind it, or damaged."""
+    packed = lz4_frame(content, random.random() < 0.3, random.choice((0, 0, 0, 1 << 12, 1 << 22)))
+    if random.random() < 0.4:
+        at = random.randrange(len(packed))
+        packed = packed[:at] + random.randbytes(random.choice((0, 1, 4))) + packed[at + random.choice((0, 1, 4)) :]
+    return packed

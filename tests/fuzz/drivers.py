@@ -17,7 +17,7 @@ import json_mutations
 import pickle_mutations
 import zip_mutations
 from array_drivers import arrays, joblib
-from nested_driver import nested
+from nested_driver import in_archive, nested
 from pickle_driver import plain
 from pickle_mutations import number, text
 from server_driver import fault_of_server, servers
@@ -286,6 +286,19 @@ def unpacked(random: Random, folder: Path) -> Path:
     return random.choice((path, path, path / "data.pkl" if (path / "data.pkl").exists() else path))
 
 
+def folder_in_archive(random: Random, folder: Path) -> Path:
+    """A tar or zip archive in which a folder is a checkpoint: an unpacked file of torch.save, or a distributed one."""
+    if random.random() < 0.5:
+        unpacked(random, folder)
+        return in_archive(random, folder, folder / "unpacked")
+    distributed(random, folder)
+    if random.random() < 0.7:
+        (folder / "distributed" / "__0_0.distcp").write_bytes(_distcp())
+    if random.random() < 0.6:
+        (folder / "distributed" / ".metadata").write_bytes(_metadata())
+    return in_archive(random, folder, folder / "distributed")
+
+
 _STARTS = (
     *(
         b"\x08",
@@ -346,6 +359,7 @@ DRIVERS: dict[str, Driver] = {
     "plain": plain,
     "unpacked": unpacked,
     "distcp": distcp,
+    "folders": folder_in_archive,
     "nested": lambda random, folder: nested(random, folder, _small()),
     "servers": servers,
 }

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -13,11 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from lz4_frames import lz4_frame
+
 _PACKERS: tuple[Callable[[bytes], bytes], ...] = (
     lambda data: gzip.compress(data, 1, mtime=0),
     lambda data: bz2.compress(data, 1),
     lambda data: lzma.compress(data, preset=0),
     lambda data: zlib.compress(data, 1),
+    lz4_frame,
 )
 _NAMES = ("w.ckpt", "./w.pt", "a/b/w.safetensors", "d" * 130 + "/w.pth", "w.bin", "../w.pt", "x.tar", "y.zip", "w!1.pt")
 
@@ -34,6 +38,50 @@ def nested(random: Random, folder: Path, checkpoints: Sequence[bytes]) -> Path:
     path = folder / random.choice(("m.nemo", "m.zip", "m.tar.gz", "m.mar", "m.bin", "m"))
     path.write_bytes(data)
     return path
+
+
+def in_archive(random: Random, folder: Path, below: Path) -> Path:
+    """An archive of the folder `below`, which is a checkpoint, sometimes beside another; any of it may be damaged.
+
+    Args:
+        random: Decides.
+        folder: Where the archive is written.
+        below: The checkpoint, which is taken away.
+
+    Returns:
+        The archive, or a path into it.
+    """
+    files = {
+        path.relative_to(below).as_posix(): path.read_bytes() for path in sorted(below.rglob("*")) if path.is_file()
+    }
+    shutil.rmtree(below)
+    prefix = random.choice(("", "ckpt/", "./ckpt/", "a/b/", "w!1/", "../"))
+    named = [(prefix + name, data) for name, data in files.items()]
+    if random.random() < 0.2:
+        named += [(f"other/{name}", data) for name, data in files.items()]
+    if random.random() < 0.2:
+        random.shuffle(named)
+    out = io.BytesIO()
+    if random.random() < 0.5:
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, data in named:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    else:
+        method = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        with zipfile.ZipFile(out, "w", method) as archive:
+            for name, data in named:
+                archive.writestr(zipfile.ZipInfo(name), data, method)
+    content = out.getvalue()
+    if random.random() < 0.2:
+        content = _damaged(random, content)
+    if random.random() < 0.2:
+        content = _packed(random, content)
+    path = folder / random.choice(("m.tar", "m.zip", "m.nemo", "m"))
+    path.write_bytes(content)
+    inside = random.choice(("", "", prefix, prefix, prefix.rstrip("/"), f"{prefix}{random.choice([*files, 'x'])}"))
+    return Path(f"{path}!{inside}") if inside else path
 
 
 def _tar(random: Random, data: bytes) -> bytes:

@@ -16,6 +16,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.converting.plan import Request, plan
 from convinspect.errors import ConvInspectError
 from convinspect.formats.pickle import machine as pickle_walk
+from convinspect.formats.sources import outermost
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
 from convinspect.render.cells import safe
@@ -55,7 +56,8 @@ def _too_slow(signum: int, frame: object) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of a folder's files."""
+    """Bytes of a file, or of a folder's files; of an archive where the path goes on within it."""
+    path = outermost(path)
     if path.name == ".metadata" or path.suffix == ".json":
         path = path.parent
     return sum(one.stat().st_size for one in path.rglob("*") if one.is_file()) if path.is_dir() else path.stat().st_size

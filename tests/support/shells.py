@@ -51,6 +51,9 @@ class Shell:
     def __init__(self, name: str, folder: Path, env: Mapping[str, str]) -> None:
         self.name = name
         self.written = ""
+        # At a person's first start, fish reads all manual pages of the machine in the background, for half a minute.
+        data = env.get("XDG_DATA_HOME", f"{env['HOME']}/.local/share")
+        (Path(data) / "fish" / "generated_completions").mkdir(parents=True, exist_ok=True)
         self._process, self._terminal = pty.fork()
         if self._process == 0:
             os.chdir(folder)
