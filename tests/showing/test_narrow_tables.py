@@ -27,6 +27,7 @@ from convinspect.render.cells import cell_width
 from convinspect.render.fitting import fit
 from convinspect.render.plain_table import block_lines, lines
 from convinspect.render.table import Block, Cell, Styled, Table, plain
+from convinspect.showing import module_tree as module_tree_shown
 from convinspect.showing.module_tree import tree_table
 from convinspect.showing.shapes import listing_table
 from support.paths import FIXTURES, STNKD
@@ -315,3 +316,12 @@ def test_no_titles_stand_over_a_table_without_rows(
         assert "kind" not in text
         assert "──" not in text
     assert shown(monkeypatch, capsys, 80, "shapes", tmp_path / "a.pt", "--format", "csv").startswith("name,kind,")
+
+
+def test_a_trees_note_on_its_figures_goes_with_them() -> None:
+    table = tree_of(FIXTURES / "attention_recurrent.pt")
+    table = table._replace(notes=(*table.notes, module_tree_shown._COUNTED))
+    for width in range(40, 131):
+        fitted = fit(table, width)
+        figures = "params" in " ".join(column.title for column in fitted.columns)
+        assert any("params, share, size: of all" in plain(note).replace("\n", " ") for note in fitted.notes) == figures
