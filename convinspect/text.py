@@ -29,6 +29,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def more_are(number: int, noun: str) -> str:
+    """A count of what is left of a thing, with its verb: "1 more row is", "12 more rows are"."""
+    return f"{plural(number, f'more {noun}')} {'is' if number == 1 else 'are'}"
+
+
 _DIGITS = 18
 """No dimension of a tensor has more; Python's integers could have any number, and refuse thousands."""
 

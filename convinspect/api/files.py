@@ -9,7 +9,7 @@ from convinspect.api.calls import Progress, Source, opened, opened_alike, saying
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import naming
 from convinspect.remote.addresses import path_of
-from convinspect.showing.notebook import show_in_notebooks
+from convinspect.showing.notebook import show_in_notebooks, with_lines
 
 if TYPE_CHECKING:
     from convinspect.checking.findings import Report as CheckReport
@@ -57,7 +57,8 @@ def diff(
     """
     from convinspect.diffing.options import check_options
     from convinspect.showing.diff import difference_table
-    from convinspect.showing.load_error import error_table
+    from convinspect.showing.load_error import error_pytorch, error_table
+    from convinspect.showing.verdict import by_hand
 
     check_options(a.path if isinstance(a, Checkpoint) else path_of(a), b, error, values)
     checkpoint = opened(a, root)
@@ -65,14 +66,14 @@ def diff(
         from convinspect.diffing.fixes import ErrorReport, suggest_fixes
         from convinspect.diffing.load_error import error_text, read_error
 
-        show_in_notebooks(ErrorReport, error_table)
+        show_in_notebooks(ErrorReport, lambda report: with_lines(error_table(report), error_pytorch(report)))
         return suggest_fixes(checkpoint, read_error(error_text(error), whole=isinstance(error, BaseException)))
     from convinspect.diffing.checkpoints import diff as compare_checkpoints
     from convinspect.diffing.differences import DiffReport
 
     assert b is not None
     partner = opened_alike(b, root)
-    show_in_notebooks(DiffReport, difference_table)
+    show_in_notebooks(DiffReport, lambda report: with_lines(difference_table(report), by_hand(report)))
     with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, partner, values, progress or silent)
 

@@ -41,8 +41,8 @@ def report(
     Raises:
         ConvInspectError: One of them cannot be opened, or of two that one is damaged.
     """
-    from convinspect.diffing.checkpoints import diff
     from convinspect.page.document import Page, document
+    from convinspect.reporting.pair import summarize_pair
     from convinspect.reporting.room import PAGE
     from convinspect.reporting.summary import summarize
     from convinspect.showing.page_data import DIFFERENCES, page_data, pair_data, title_of, verdict_text
@@ -57,11 +57,9 @@ def report(
     b = opened_alike(other, root)
     numbers = _wanted(values, a, b)
     with naming(a.path):
-        differences = diff(a, b, numbers, told)
-    room = (PAGE - DIFFERENCES) // 2
-    pair = summarize(a, numbers, room, told), summarize(b, numbers, room, told)
-    title = title_of(*pair)
-    return Page(title, document(pair_data(*pair, differences), title), verdict_text(differences))
+        pair = summarize_pair(a, b, numbers, (PAGE - DIFFERENCES) // 2, told)
+    title = title_of(pair.a, pair.b)
+    return Page(title, document(pair_data(*pair), title), verdict_text(pair.report))
 
 
 def _wanted(values: bool | None, *checkpoints: Checkpoint) -> bool:

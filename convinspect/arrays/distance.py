@@ -45,13 +45,31 @@ def deviation(a: Tensor, b: Tensor) -> Deviation | None:
         CannotShow: The file holds no numbers for one of them, or its dtype has no reading as one number per element.
         ConvInspectError: Its bytes are missing or damaged.
     """
-    count, nan, absolute, relative = 0, 0, 0.0, 0.0
+    found = Deviation(0, a.numel)
+    for x, y in _runs(a, b):
+        found = with_run(found, x, y)
+    return found if found.count else None
+
+
+def with_run(found: Deviation, x: Array, y: Array) -> Deviation:
+    """How two tensors differ, extended by elements of both.
+
+    Args:
+        found: By the elements before.
+        x: 1-D, of the first tensor.
+        y: Those of the second at the same places.
+    """
     with np.errstate(all="ignore"):
-        for x, y in _runs(a, b):
-            run = _deviation(x, y)
-            count, nan = count + run.count, nan + run.nan
-            absolute, relative = max(absolute, run.absolute), max(relative, run.relative)
-    return Deviation(count, a.numel, absolute, relative, nan) if count else None
+        for start in range(0, x.size, _RUN):
+            run = _deviation(x[start : start + _RUN], y[start : start + _RUN])
+            found = Deviation(
+                found.count + run.count,
+                found.total,
+                max(found.absolute, run.absolute),
+                max(found.relative, run.relative),
+                found.nan + run.nan,
+            )
+    return found
 
 
 def _runs(a: Tensor, b: Tensor) -> Iterator[tuple[Array, Array]]:

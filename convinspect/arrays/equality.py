@@ -103,6 +103,21 @@ def _same_place(before: Tensor, after: Tensor) -> bool:
     return (before.storage, before.offset, before.stride) == (after.storage, after.offset, after.stride)
 
 
+def in_one_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one dtype have their elements in one order in files, so that blocks of both can be
+    compared as they are read.
+    """
+    plain = a.dtype == b.dtype and a.shape == b.shape and a.layout == b.layout == "strided" and a.numel > 0
+    if not plain or a.storage is None or b.storage is None or isinstance(ITEMSIZE.get(a.dtype, 0.5), float):
+        return False
+    return a.dtype not in ("bool", "complex32") and dense(a) and dense(b) and _same_layout(a, b)
+
+
+def same_elements(x: Array, y: Array) -> bool:
+    """Whether two 1-D arrays of one dtype and length have the same bits."""
+    return _equal(_raw(x), _raw(y))
+
+
 def _same_layout(before: Tensor, after: Tensor) -> bool:
     """Whether comparing the stored bytes in order compares the elements in order."""
     assert before.storage is not None

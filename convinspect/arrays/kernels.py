@@ -18,7 +18,7 @@ from convinspect.errors import BrokenFile, CannotShow, Option, Wording
 from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layouts import axis_names, in_torch_order, is_turned
 from convinspect.records import Doubt, Layer, Tensor
-from convinspect.text import with_article
+from convinspect.text import plural, with_article
 
 _DROP_KERNEL = Wording("drop ", Option("kernel", None))
 
@@ -130,7 +130,9 @@ def load_kernel(layer: Layer) -> Kernel:
     if bias is None and "parametrizations.bias.original" in layer.tensors:
         notes.append("its bias is computed by a parametrization that is not recorded in the file")
     if bias is not None and len(bias) != weight.shape[0]:
-        notes.append(f"its bias has {len(bias)} numbers for {weight.shape[0]} outputs shown, and is left out")
+        notes.append(
+            f"its bias has {plural(len(bias), 'number')} for {plural(weight.shape[0], 'output')} shown, and is left out"
+        )
         bias = None
     if layer.layout is not None and is_turned(layer):
         notes.append(f"stored in {layer.layout.maker.value}'s layout, as ({', '.join(axis_names(stored))})")

@@ -107,12 +107,48 @@ def of(source: Source, dtype: np.dtype[Any] | None = None) -> Stats:
         What `read_tensor` raises.
     """
     with np.errstate(all="ignore"):
-        dtype = _dtype(source) if dtype is None else dtype
-        if dtype.itemsize <= 2:
-            return _counted(source, dtype)
-        if isinstance(source, Tensor) and source.nbytes <= AT_ONCE:
+        passing = Passing(_dtype(source) if dtype is None else dtype)
+        if passing.twice and isinstance(source, Tensor) and source.nbytes <= AT_ONCE:
             source = read_tensor(source)
-        return _streamed(source, dtype.kind)
+        for run in _runs(source):
+            passing.add(run)
+        return passing.stats(source)
+
+
+class Passing:
+    """Statistics that are taken while a tensor's blocks pass by.
+
+    Args:
+        dtype: Of the blocks.
+
+    Attributes:
+        twice: They must pass by once more, for `stats`: numbers have more than 16 bits.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype, self.twice, self._seen = dtype, dtype.itemsize > 2, _Range()
+        self._counts = np.zeros(0 if self.twice else 256**dtype.itemsize, np.int64)
+
+    def add(self, block: Array) -> None:
+        """Take the next block."""
+        with np.errstate(all="ignore"):
+            for run in _runs(block):
+                if self.twice:
+                    self._seen = _widened(self._seen, _magnitudes(run))
+                else:
+                    found = np.bincount(run.view(f"u{self._dtype.itemsize}"), minlength=self._counts.size)
+                    self._counts += found
+
+    def stats(self, again: Source) -> Stats:
+        """The statistics of all that passed by.
+
+        Args:
+            again: The same blocks, which are asked for only if they are needed `twice`.
+        """
+        with np.errstate(all="ignore"):
+            if self.twice:
+                return _streamed(again, self._seen, self._dtype.kind)
+            return _counted(self._counts, self._dtype)
 
 
 def of_layers(layers: Iterable[Layer], threads: int = 2) -> Iterator[Stats | ConvInspectError]:
@@ -156,11 +192,8 @@ def _runs(source: Source) -> Iterator[Array]:
             yield flat[start : start + RUN]
 
 
-def _streamed(source: Source, kind: str) -> Stats:
-    """Statistics of a type with more than 16 bits."""
-    seen = _Range()
-    for run in _runs(source):
-        seen = _widened(seen, _magnitudes(run))
+def _streamed(source: Source, seen: _Range, kind: str) -> Stats:
+    """Statistics of a type with more than 16 bits, whose range is known."""
     if not seen.finite:
         return _stats(seen, _Sums(), ())
     origin, exponent = (seen.low, 0) if kind in "iu" else (0, _exponent(seen))
@@ -274,11 +307,8 @@ def _patterns(dtype: np.dtype[Any]) -> Array:
     return (bits != 0 if dtype == np.bool_ else bits.view(dtype)).astype(np.float64)
 
 
-def _counted(source: Source, dtype: np.dtype[Any]) -> Stats:
+def _counted(counts: Array, dtype: np.dtype[Any]) -> Stats:
     """Statistics of a type with at most 16 bits, computed from the number of times each bit pattern occurs."""
-    counts = np.zeros(256**dtype.itemsize, np.int64)
-    for run in _runs(source):
-        counts += np.bincount(run.view(f"u{dtype.itemsize}"), minlength=counts.size)
     present = np.flatnonzero(counts)
     values, counts = _patterns(dtype)[present], counts[present]
     nan, inf = (int(counts[odd(values)].sum()) for odd in (np.isnan, np.isinf))

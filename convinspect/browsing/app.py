@@ -13,7 +13,7 @@ from textual.events import Key
 from textual.worker import get_current_worker
 
 from convinspect.browsing.bars import Bar, Keys, Message
-from convinspect.browsing.facts import Line, error_line, layer_lines, module_lines
+from convinspect.browsing.facts import Line, convert_command, error_line, layer_lines, module_lines, why_not
 from convinspect.browsing.kind_filters import filters, is_of
 from convinspect.browsing.look import CSS, HELP, KEYS
 from convinspect.browsing.matching import found
@@ -21,15 +21,14 @@ from convinspect.browsing.model import Model, open_model
 from convinspect.browsing.outline import Outline, Row
 from convinspect.browsing.tree_rows import head_texts, tree_line
 from convinspect.browsing.views import Page, Rows
-from convinspect.errors import ConvInspectError, spelled
+from convinspect.errors import ConvInspectError, unreadable
 from convinspect.render.style import BAD, GOOD, HEAD, QUIET
-from convinspect.showing.flags import as_flag
 from convinspect.text import plural
 
 if TYPE_CHECKING:
     from textual.timer import Timer
 
-    from convinspect.browsing.becoming import Prospects
+    from convinspect.converting.possible import Possible
     from convinspect.records import Layer
 
 _PAUSE = 0.08
@@ -70,7 +69,7 @@ class Browser(App[None]):
         self.outline = Outline(model)
         self._query = ""
         self._kind = ""
-        self._prospects: dict[int, Prospects] = {}
+        self._possible: dict[int, Possible] = {}
         self._resting: Timer | None = None
         self._is_clean = True
 
@@ -174,20 +173,20 @@ class Browser(App[None]):
         self.pane.show(self._facts_of(layer))
         if self._resting is not None:
             self._resting.stop()
-        if id(layer) not in self._prospects:
+        if id(layer) not in self._possible:
             self._resting = self.set_timer(_PAUSE, lambda: self._work_out(layer))
 
     def _facts_of(self, layer: Layer) -> Callable[[int], list[Line]]:
-        return lambda width: layer_lines(self.model, layer, self._prospects.get(id(layer)), width)
+        return lambda width: layer_lines(self.model, layer, self._possible.get(id(layer)), width)
 
     def _work_out(self, layer: Layer) -> None:
         """Work out what a layer could become, beside the screen: it takes a look at every layer of the model."""
         if self.screen_stack:
-            self.run_worker(lambda: self._show_prospects(layer), thread=True, group="prospects", exclusive=True)
+            self.run_worker(lambda: self._show_possible(layer), thread=True, group="possible", exclusive=True)
 
-    def _show_prospects(self, layer: Layer) -> None:
+    def _show_possible(self, layer: Layer) -> None:
         worker = get_current_worker()
-        self.prospects_of(layer)
+        self.possible_of(layer)
         if not worker.is_cancelled and self.is_running:
             self.call_from_thread(self._show_again, layer)
 
@@ -195,18 +194,20 @@ class Browser(App[None]):
         if self.screen_stack and self.current is layer:
             self.pane.show(self._facts_of(layer), keep_place=True)
 
-    def prospects_of(self, layer: Layer) -> Prospects:
-        """What a layer could become; worked out once."""
-        known = self._prospects.get(id(layer))
+    def possible_of(self, layer: Layer) -> Possible:
+        """What a layer could become; worked out once, for all that are alike."""
+        known = self._possible.get(id(layer))
         if known is None:
             # What plans a conversion is loaded after the first screen.
-            from convinspect.browsing.becoming import Prospects, prospects
+            from convinspect.converting.possible import Possible, asked_with, possible
 
+            layers = self.model.layers
+            asked = asked_with(layer, layers)
             try:
-                known = prospects(self.model.checkpoint, self.model.layers, layer)
-            except (ConvInspectError, OSError) as error:
-                known = Prospects((), str(error))
-            self._prospects[id(layer)] = known
+                known = possible(self.model.checkpoint, layers, asked)
+            except OSError as error:
+                known = Possible({}, {}, (), unreadable(error, self.model.checkpoint.path))
+            self._possible |= {id(each): known for each in asked}
         return known
 
     async def on_rows_chosen(self, event: Rows.Chosen) -> None:
@@ -351,13 +352,14 @@ class Browser(App[None]):
 
     def copy_command(self, layer: Layer) -> None:
         """Put the command that converts a layer into the clipboard, and show it."""
-        prospects = self.prospects_of(layer)
-        if not prospects.possible:
-            reason = spelled(prospects.why_not or "", as_flag)
+        possible = self.possible_of(layer)
+        changes = possible.changes.get(id(layer), ())
+        if not changes:
+            reason = why_not(layer, possible)
             why = f": {reason}" if reason else ", which nothing else holds the numbers of"
             self.say(f"{layer.name or '(root)'} stays {layer.kind}{why}", BAD)
             return
-        command = prospects.possible[0].command
+        command = convert_command(self.model, layer, changes[0])
         self.copy_to_clipboard(command)
         self.say(f"copied: {command}", GOOD)
 
@@ -387,7 +389,7 @@ class Browser(App[None]):
             return
         self.model, self.outline = model, Outline(model)
         self._query = self._kind = ""
-        self._prospects.clear()
+        self._possible.clear()
         self.say("")
         self._show_model()
 

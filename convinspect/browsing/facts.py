@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convinspect.browsing.model import Model
 from convinspect.errors import ConvInspectError, spelled
-from convinspect.kinds import shown_kind
+from convinspect.kinds import TRANSFORMERS_CONV1D, shown_kind
 from convinspect.layers.tree import Node, walk
 from convinspect.records import Layer, Tensor
 from convinspect.render.cells import count, safe, shape, size, wrap
@@ -18,7 +18,7 @@ from convinspect.showing.shapes import tags_of
 from convinspect.text import plural
 
 if TYPE_CHECKING:
-    from convinspect.browsing.becoming import Prospects
+    from convinspect.converting.possible import Change, Possible
 
 Line = tuple[Styled, ...]
 
@@ -52,13 +52,13 @@ def module_lines(model: Model, node: Node, width: int) -> list[Line]:
     return lines
 
 
-def layer_lines(model: Model, layer: Layer, prospects: Prospects | None, width: int) -> list[Line]:
+def layer_lines(model: Model, layer: Layer, possible: Possible | None, width: int) -> list[Line]:
     """A layer: shapes, settings, tensors, ties, notes, and what it could become.
 
     Args:
         model: The file.
         layer: Any layer of it.
-        prospects: What it could become; None while that is not known yet.
+        possible: What it could become; None while that is not known yet.
         width: Cells to wrap to.
     """
     lines = [*_paragraph(layer.name or "(root)", width, NAME)]
@@ -66,7 +66,7 @@ def layer_lines(model: Model, layer: Layer, prospects: Prospects | None, width: 
     tags = ", ".join(tags_of(layer))
     lines += _fact("", tags, width, GOOD if layer.pointwise or layer.patch else WARN) if tags else []
     lines += _fact("weight", f"{shape(layer.weight.shape)} {layer.weight.dtype}", width)
-    lines += _prospect_lines(prospects, width)
+    lines += _possible_lines(model, layer, possible, width) if possible is not None else []
     lines += [line for label, text in _settings(layer) for line in _fact(label, text, width)]
     lines += _fact("size", f"{plural(layer.numel, 'number')}, {size(layer.nbytes)}", width)
     lines += _ties(layer, width)
@@ -98,17 +98,37 @@ def _settings(layer: Layer) -> Iterator[tuple[str, str]]:
         yield "norm", layer.norm.replace("_", " ")
 
 
-def _prospect_lines(prospects: Prospects | None, width: int) -> list[Line]:
-    if prospects is None:
-        return []
-    lines: list[Line] = []
-    for each in prospects.possible:
-        assumed = f", taking {', '.join(each.assumed)}" if each.assumed else ""
-        lines += _fact("becomes", f"{each.to} {shape(each.shape)}{assumed}", width, GOOD)
-        lines += _fact("c copies", each.command, width)
-    if prospects.why_not:
-        lines += _fact("stays", spelled(prospects.why_not, as_flag), width, WARN)
-    return lines
+def _possible_lines(model: Model, layer: Layer, possible: Possible, width: int) -> list[Line]:
+    changes = possible.changes.get(id(layer), ())
+    lines = [line for change in changes for line in _fact("becomes", _change(change), width, GOOD)]
+    if changes:
+        lines += _fact("c copies", convert_command(model, layer, changes[0]), width)
+    why = why_not(layer, possible)
+    return [*lines, *(_fact("stays", why, width, WARN) if why and not changes else [])]
+
+
+def _change(change: Change) -> str:
+    """What a layer becomes, of which shape, and what that takes for granted."""
+    from convinspect.showing.commands import way_text
+
+    assumed = f", taking {', '.join(change.assumed)}" if change.assumed else ""
+    return f"{way_text(change.way)} {shape(change.shape)}{assumed}"
+
+
+def convert_command(model: Model, layer: Layer, change: Change) -> str:
+    """What to type for one change of a layer."""
+    # What plans a conversion is loaded after the first screen.
+    from convinspect.showing.commands import way_command
+
+    return way_command(model.checkpoint, change.way, layer.name)
+
+
+def why_not(layer: Layer, possible: Possible) -> str:
+    """Why a layer stays as it is; "" where no conversion is for layers like it."""
+    asked = layer.pointwise or layer.patch or layer.kind in ("Linear", TRANSFORMERS_CONV1D)
+    if possible.refused is not None and asked:
+        return possible.refused.line(as_flag)
+    return spelled(possible.reasons.get(id(layer), ""), as_flag)
 
 
 def _ties(layer: Layer, width: int) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,22 +11,23 @@ from typing import Any
 import numpy as np
 
 from convinspect.arrays import kernels, stats
+from convinspect.arrays.cells import add_rows, lengths
 from convinspect.arrays.quantized import is_quantized
-from convinspect.arrays.read import Array, read_blocks, read_tensor
-from convinspect.arrays.stats import Stats
+from convinspect.arrays.read import Array, numpy_dtype, read_blocks, read_tensor
+from convinspect.arrays.stats import Passing, Stats
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotShow, ConvInspectError, Option, Wording
 from convinspect.formats import pieces
 from convinspect.formats.files import check_unchanged
 from convinspect.kinds import QUANTIZED
-from convinspect.records import Layer, Tensor
+from convinspect.records import Layer, Tensor, contiguous
 
 MOST_IN_MEMORY = 1 << 23
 """Elements of a layer up to which all its numbers are kept; of a larger one only means are, of at most `FINEST`."""
 FINEST = (512, 1024)
 """Rows and columns of means."""
-_BAND = 1 << 20
-"""Elements that are read at once of a large tensor."""
+_BAND, _LONGEST = 1 << 20, 1 << 24
+"""Elements that are read at once of a large tensor, where its rows are shorter, and of the longest row."""
 
 
 class Stopped(Exception):
@@ -132,51 +134,61 @@ def _two(values: Array) -> tuple[int, int]:
 def _large(layer: Layer, stopped: Callable[[], bool]) -> Numbers:
     """Means and statistics of a layer that is not kept in memory."""
     weight = layer.weight
-    if layer.norm is not None or weight.layout == pieces.LAYOUT or not weight.shape:
+    too_long = math.prod(weight.shape[1:]) > _LONGEST
+    if layer.norm is not None or weight.layout == pieces.LAYOUT or not weight.shape or too_long:
         problem = f"layer {layer.name}: its {layer.numel:,} numbers are too many for a screen"
         remedy = Wording("convinspect weights FILE LAYER ", Option("stats"), " reads them all")
         raise CannotShow(problem, remedy)
     rows, columns = weight.shape[0], math.prod(weight.shape[1:])
-    down, across = min(rows, FINEST[0]), min(columns, FINEST[1])
-    tops, lefts = _starts(rows, down), _starts(columns, across)
-    heights, widths = np.diff(tops, append=rows), np.diff(lefts, append=columns)
-    sums = np.zeros((down, across))
-    for start, band in _bands(weight, stopped):
-        with np.errstate(all="ignore"):
-            narrow = np.add.reduceat(band, lefts, axis=1, dtype=np.float64)
-            np.add.at(sums, np.searchsorted(tops, np.arange(start, start + len(band)), side="right") - 1, narrow)
-    sheet = Sheet("", sums, (rows, columns), (heights, widths))
-    notes = (f"rows as stored, first of {weight.shape}; too large to keep, so that there is no table of numbers",)
-    return Numbers((sheet,), stats.of(_Blocks(weight, stopped)), notes)
-
-
-def _bands(tensor: Tensor, stopped: Callable[[], bool]) -> Iterator[tuple[int, Array]]:
-    """Some rows of a tensor after the others, as a matrix, with the number of the first."""
-    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
-    step = max(_BAND // max(columns, 1), 1)
-    for start in range(0, rows, step):
+    high, wide = -(-rows // FINEST[0]), -(-columns // FINEST[1])
+    counts = lengths(rows, high), lengths(columns, wide)
+    sums, passing, start = (
+        np.zeros((len(counts[0]), len(counts[1]))),
+        Passing(numpy_dtype(weight.dtype, sys.byteorder)),
+        0,
+    )
+    for band in _bands(weight):
         _check(stopped)
-        count = min(step, rows - start)
-        part = tensor._replace(shape=(count, *tensor.shape[1:]), offset=tensor.offset + start * tensor.stride[0])
-        yield start, read_tensor(part).reshape(count, columns)
+        passing.add(band)
+        with np.errstate(all="ignore"):
+            real = np.abs(band) if band.dtype.kind == "c" else band
+            add_rows(sums, real.astype(np.float64, copy=False), start, high, wide, squared=False)
+        start += len(band)
+    notes = (f"rows as stored, first of {weight.shape}; too large to keep, so that there is no table of numbers",)
+    sheet = Sheet("", sums, (rows, columns), counts)
+    return Numbers((sheet,), passing.stats(_Bands(weight, stopped)), notes)
 
 
-class _Blocks(Collection[Array]):
-    """A tensor's blocks, as statistics take them, twice."""
+class _Bands(Collection[Array]):
+    """A tensor's bands, as statistics take them once more."""
 
     def __init__(self, tensor: Tensor, stopped: Callable[[], bool]) -> None:
         self._tensor, self._stopped = tensor, stopped
 
     def __iter__(self) -> Iterator[Array]:
-        for block in read_blocks(self._tensor):
+        for band in _bands(self._tensor):
             _check(self._stopped)
-            yield block
+            yield band
 
     def __len__(self) -> int:
         return self._tensor.numel
 
     def __contains__(self, block: Any) -> bool:
         return False
+
+
+def _bands(tensor: Tensor) -> Iterator[Array]:
+    """Some rows of a tensor after the others, as a matrix."""
+    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    step = max(_BAND // max(columns, 1), 1)
+    if tensor.layout == "strided" and tensor.stride == contiguous(tensor.shape):
+        # What is compressed is unpacked once, from its beginning on.
+        yield from (block.reshape(-1, columns) for block in read_blocks(tensor, step * columns))
+        return
+    for start in range(0, rows, step):
+        shape = (min(step, rows - start), *tensor.shape[1:])
+        part = tensor._replace(shape=shape, offset=tensor.offset + start * tensor.stride[0])
+        yield read_tensor(part).reshape(shape[0], columns)
 
 
 def _check(stopped: Callable[[], bool]) -> None:

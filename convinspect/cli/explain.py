@@ -99,11 +99,12 @@ def explain(
 ) -> None:
     """Draw how n rows of 3 columns become n rows of 6: data, kernels and result, on real numbers.
 
-    Each row of the data meets each kernel; their products, added up, are one number of the result. So 6 kernels make 6
-    columns. The active row, kernel and cell are marked, and the arithmetic stands below. Rows and kernels count from 0.
+    Each number of the result is the dot product of a row of the data and a kernel, plus the kernel's bias. So 6 kernels
+    make 6 columns. The active row, kernel and cell are marked, and the arithmetic stands below. Rows and kernels count
+    from 0.
 
-    With --patches, an image is cut into patches, each is flattened to a row, and each row meets each kernel. Beside it
-    the convolution's window, which moves by its own size, gives the same numbers.
+    With --patches, an image is cut into patches, each is flattened to a row, and has a dot product with each kernel.
+    Beside it the convolution's window, which moves by its own size, gives the same numbers.
 
     [bold]Examples[/bold]
 

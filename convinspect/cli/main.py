@@ -56,10 +56,15 @@ def _common(
 
 def main() -> None:
     """Run the command line and exit with its exit code."""
-    if os.environ.get("_CONVINSPECT_COMPLETE") == "complete_bash":
+    shell = os.environ.get("_CONVINSPECT_COMPLETE")
+    if shell == "complete_bash":
         from convinspect.cli.shells import complete_in_bash
 
         complete_in_bash(_main)
+    if shell == "complete_fish":
+        from convinspect.cli.shells import complete_in_fish
+
+        complete_in_fish(_main)
     if not under_torchrun():
         _main()
         return
@@ -74,9 +79,9 @@ def _main() -> None:
     # Nor are they looked for at the end, which with PyTorch loaded takes a twentieth of `verify`.
     atexit.register(gc.freeze)
     if sys.argv[1:2] in (["--install-completion"], ["--show-completion"]):
-        from convinspect.cli.shells import mend_zsh_script
+        from convinspect.cli.shells import replace_zsh_script
 
-        mend_zsh_script()
+        replace_zsh_script()
     if sys.stderr.isatty():
         # Only there a bar can be seen.
         from convinspect.formats import sources

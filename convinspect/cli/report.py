@@ -61,8 +61,7 @@ def report(
     a = open_checkpoint(path, root) if other is None else open_whole(path, root)
     b = None if other is None else open_alike(other, root)
     nbytes = sum(each.totals().nbytes for each in (a, b) if each is not None)
-    # Two are read once to be compared, and once more to be drawn.
-    with reading_progress(0 if values is False else nbytes if b is None else 2 * nbytes, "reading") as advance:
+    with reading_progress(0 if values is False else nbytes, "reading") as advance:
         page = api.report(a, b, values=values, progress=advance)
     page.save(target, force=force)
     if page.verdict:

@@ -1,7 +1,10 @@
-"""What completion needs beyond Typer's: words as bash divides them, names as bash takes them, the first Tab in zsh.
+"""What completion needs beyond Typer's: words as bash divides them, names as bash takes them, and a script for zsh.
 
 Typer's script gives bash what the program prints, a name a line, and bash puts that on the command line unchanged. So
 names with spaces, `*` or `$` need their backslashes here; zsh and fish add them by themselves.
+
+Typer gives zsh a piece of script to run, in which a name with a quote is another one. So zsh gets a script of its own,
+which asks as fish does: a name a line, with a tab and its help.
 """
 
 from __future__ import annotations
@@ -17,19 +20,54 @@ _PLAIN = re.compile(r"[\w.+@:/,=%-]")
 """Characters that bash takes as they are."""
 _IN_DOUBLE = frozenset('"$`\\!')
 
-_ZSH_FIRST_TAB = """
+_ZSH_SCRIPT = r"""
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+  local line offer
+  local -a offered
+  for line in "${(@f)$(env %(autocomplete_var)s=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args \
+                           _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" %(prog_name)s)}"; do
+    [[ -n $line ]] || continue
+    offer=${${${line%%%%$'\t'*}//\\/\\\\}//:/\\:}
+    [[ $line == *$'\t'* ]] && offer+=:${line#*$'\t'}
+    offered+=("$offer")
+  done
+  if (( $#offered )); then _describe '' offered; else _files; fi
+}
+
+compdef %(complete_func)s %(prog_name)s
 [ "$funcstack[1]" = "_%(prog_name)s" ] && %(complete_func)s "$@"
 """
-"""For the end of Typer's script for zsh. zsh runs the file when Tab is pressed for the first time, and takes what that
+"""In place of Typer's script for zsh. zsh runs the file when Tab is pressed for the first time, and takes what that
 offers; Typer's only defines a function for the next time."""
 
+_OPTION = re.compile(r"""(?:^|\s)(--[\w-]+=)(?:[^\s'"\\]|\\.|'[^']*'?|"[^"]*"?)*$""")
+"""A long option and "=" at the beginning of the last word on a line."""
 
-def mend_zsh_script() -> None:
-    """Let the script that is installed for zsh complete at the first Tab; do nothing where Typer keeps it elsewhere."""
+
+def replace_zsh_script() -> None:
+    """Have our script installed for zsh; do nothing where Typer keeps its own elsewhere."""
     with suppress(ImportError, AttributeError, KeyError):
         scripts = import_module("typer._completion_shared")._completion_scripts
-        if "funcstack" not in scripts["zsh"]:
-            scripts["zsh"] += _ZSH_FIRST_TAB
+        if "zsh" in scripts:
+            scripts["zsh"] = _ZSH_SCRIPT
+
+
+def complete_in_fish(complete: Callable[[], object]) -> None:
+    """Print what Typer offers, as whole words: behind `--layer=` it offers what comes after that.
+
+    Args:
+        complete: Prints a name a line, for the line in `_TYPER_COMPLETE_ARGS`, and exits.
+    """
+    option = _OPTION.search(os.environ.get("_TYPER_COMPLETE_ARGS", ""))
+    names = io.StringIO()
+    try:
+        with redirect_stdout(names):
+            complete()
+    finally:
+        for name in names.getvalue().splitlines():
+            print(f"{option[1] if option else ''}{name}")
 
 
 def complete_in_bash(complete: Callable[[], object]) -> None:

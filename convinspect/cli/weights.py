@@ -39,7 +39,7 @@ def weights(
     layers: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="LAYER", help="Names or globs; the pointwise layers if none.", autocompletion=complete_layers
+            metavar="LAYER", help="Names or globs; all convolutions and Linear if none.", autocompletion=complete_layers
         ),
     ] = None,
     layer: Annotated[list[str] | None, layer_option("; the same as LAYER")] = None,
@@ -68,7 +68,8 @@ def weights(
     Only the bytes of the layers shown are read. Weight-normed, spectral-normed and pruned layers show the
     kernel that a forward pass would use. CSV and JSON hold every number in full precision.
 
-    Where no LAYER is named and there are more than four, the statistics are shown, in JSON and CSV too.
+    Without LAYER, all convolutions and Linear are shown, as by shapes: of up to four their numbers, of more, and with
+    --stats, their statistics, in JSON and CSV too. '*' names every layer, norms and embeddings too.
 
     [bold]Examples[/bold]
 
@@ -91,16 +92,16 @@ def weights(
     named = [*(layers or ()), *(layer or ())]
     sink = Sink(fmt, width, output, f"convinspect weights {short_name(path)}")
     with naming(path):
-        found, lacking = _choose(checkpoint, named)
+        found, lacking, left = _choose(checkpoint, named)
         chosen, beyond = _first(checkpoint, found, sort, limit)
         lacking = (*lacking, *beyond.notes)
         # Named layers are shown with their numbers; without names, many layers are shown as an overview.
         if stats or (not named and not given and len(found) > _FEW):
             hint = () if stats else ("name a layer to see its numbers: convinspect weights FILE LAYER",)
-            _show_stats(checkpoint, chosen, (*lacking, *hint), sink, beyond.counted)
+            _show_stats(checkpoint, chosen, (*lacking, *left, *hint), sink, beyond.counted)
         else:
             _show_kernels(
-                checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink, lacking, beyond.counted
+                checkpoint, chosen, (kernel, rows, columns), precision, heatmap, sink, (lacking, left), beyond.counted
             )
     say_how_many_more(sink, beyond.rows, limit)
     end_with_problems(checkpoint)
@@ -146,21 +147,35 @@ def _check_part(part: Mapping[str, object], stats: bool) -> bool:
     return bool(given)
 
 
-def _choose(checkpoint: Checkpoint, named: list[str]) -> tuple[list[Layer], tuple[str, ...]]:
-    """The named layers; else the pointwise ones; else all convolutions and Linear; and lines on numbers that lack."""
+class _Chosen(NamedTuple):
+    """The layers to show.
+
+    Attributes:
+        layers: In the order of the file.
+        lacking: Lines on numbers that are not in the file.
+        left: A line on what is not shown, where nobody named a layer.
+    """
+
+    layers: list[Layer]
+    lacking: tuple[str, ...]
+    left: tuple[str, ...] = ()
+
+
+def _choose(checkpoint: Checkpoint, named: list[str]) -> _Chosen:
+    """The named layers, else all convolutions and Linear."""
     from convinspect.arrays.quantized import is_quantized
     from convinspect.kinds import QUANTIZED
     from convinspect.layers.find import find_layers
-    from convinspect.layers.numberless import GATHER, emptied_line, lines_on_numbers
+    from convinspect.layers.numberless import GATHER, emptied_line, is_emptied, lines_on_numbers
     from convinspect.layers.select import select
+    from convinspect.showing.footnotes import note_on_left_out
 
     every = find_layers(checkpoint)
     if named:
         chosen = select(every, named)
-        return chosen, lines_on_numbers(checkpoint, chosen)
+        return _Chosen(chosen, lines_on_numbers(checkpoint, chosen))
     whole = [one for one in select(every) if one.kind not in QUANTIZED or is_quantized(one.weight)]
-    chosen = [one for one in whole if one.in_width is not None or one.kernel_size or is_quantized(one.weight)]
-    chosen = [layer for layer in chosen if layer.pointwise] or chosen
+    chosen = [one for one in whole if not is_emptied(one)]
     emptied = "" if chosen else emptied_line(every)
     if emptied:
         raise CannotShow(emptied, GATHER)
@@ -168,7 +183,8 @@ def _choose(checkpoint: Checkpoint, named: list[str]) -> tuple[list[Layer], tupl
         raise CannotShow("its convolutions and Linear are quantized", "convinspect shapes FILE shows them")
     if not chosen:
         raise NotThere("it has no convolution and no Linear", "convinspect shapes FILE --all shows what it has")
-    return chosen, lines_on_numbers(checkpoint, every)
+    left = tuple(note_on_left_out(every, whole, "; '*' names every layer"))
+    return _Chosen(chosen, lines_on_numbers(checkpoint, every), left)
 
 
 def _show_kernels(
@@ -178,7 +194,7 @@ def _show_kernels(
     precision: int | None,
     heatmap: bool,
     sink: Sink,
-    lacking: tuple[str, ...],
+    lines: tuple[tuple[str, ...], tuple[str, ...]],
     counted: Mapping[str, int],
 ) -> None:
     from dataclasses import replace
@@ -188,6 +204,9 @@ def _show_kernels(
     from convinspect.render.table import Block
     from convinspect.showing import weights as view
 
+    lacking, left = lines
+    # On a screen they stand once, below all.
+    beside, below = (lacking, ()) if sink.for_machines else ((), (*lacking, *left))
     choice = kernels.Choice(*wanted)
     things: list[object] = []
     payloads: list[object] = []
@@ -196,11 +215,11 @@ def _show_kernels(
         try:
             if kernels.is_kernel(layer):
                 kernel = kernels.load_kernel(layer)
-                kernel = replace(kernel, notes=(*kernel.notes, *lacking))
+                kernel = replace(kernel, notes=(*kernel.notes, *beside))
                 matrices, notes = list(kernels.matrices(kernel, choice)), kernel.notes
                 payloads.append(view.kernel_payload(kernel, choice))
             else:
-                matrices, notes = list(kernels.other_tensors(layer, choice)), lacking
+                matrices, notes = list(kernels.other_tensors(layer, choice)), beside
                 payloads.append(view.tensors_payload(layer, matrices))
         except ConvInspectError as error:
             failed.append(error)
@@ -221,6 +240,7 @@ def _show_kernels(
             else:
                 things.append(view.shown_matrix(shown, sink.space, sink.color, sliced))
     if things:
+        things += [Block((), notes=below)] if below else []
         sink.show(things, {"path": str(checkpoint.path), "root": checkpoint.root.path, "layers": payloads, **counted})
     _report(checkpoint, failed)
 

@@ -34,10 +34,14 @@ def blocked_by_ties(
     Returns:
         The reason by the layer's name; None if another layer's reason says it already.
     """
-    ties: dict[object, list[tuple[str, Layer]]] = {}
+    # Of many layers few may change: what is tied to these alone is looked at.
+    ties: dict[object, list[tuple[str, Layer]]] = {
+        bytes_of(edit.tensor) or edit.tensor.key: [] for changes in edits.values() for edit in changes
+    }
     for layer in layers:
         for tensor in layer.tensors.values():
-            ties.setdefault(bytes_of(tensor) or tensor.key, []).append((tensor.key, layer))
+            if (tie := ties.get(bytes_of(tensor) or tensor.key)) is not None:
+                tie.append((tensor.key, layer))
     before = {layer.name: layer.kind for layer in layers}
     by_name = {layer.name: layer for layer in layers if Doubt.LINEAR_BY_NAME in layer.doubts and layer.tied_to}
     halves: dict[str, list[str]] = {}

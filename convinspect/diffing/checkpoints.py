@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.plan import Refusal
@@ -12,7 +13,7 @@ from convinspect.converting.reshape import out_in
 from convinspect.diffing import others
 from convinspect.diffing.conversion import ByLayer, conversion_of
 from convinspect.diffing.differences import Difference, DiffReport, Kind, Square
-from convinspect.diffing.numbers import with_values
+from convinspect.diffing.numbers import Compare, compare_numbers, with_values
 from convinspect.diffing.supplied import Side, unversioned, what_pytorch_supplies
 from convinspect.errors import Wording
 from convinspect.formats import pieces
@@ -24,7 +25,12 @@ from convinspect.records import Tensor, contiguous
 
 
 def diff(
-    a: Checkpoint, b: Checkpoint, values: bool = False, progress: Callable[[int], None] = lambda done: None
+    a: Checkpoint,
+    b: Checkpoint,
+    values: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+    compare: Compare = compare_numbers,
+    threads: int = 1,
 ) -> DiffReport:
     """Compare the roots in use of two checkpoints.
 
@@ -33,6 +39,8 @@ def diff(
         b: A checkpoint that loads.
         values: Compare numbers too, one tensor at a time.
         progress: Called with the number of bytes that were compared, of both sides.
+        compare: What compares the numbers of two tensors of one shape, and may do more with them.
+        threads: How many pairs are compared at a time.
 
     Raises:
         ConvInspectError: With `values`: bytes of one of the files are missing or damaged.
@@ -48,6 +56,7 @@ def diff(
     # Half of what calling the class takes, and most tensors of two large files are the same.
     make = tuple.__new__
     differences: list[Difference] = []
+    open_pairs: list[_OpenPair] = []
     for place, side in enumerate(sides[0]):
         if place in only_a:
             differences.append(_unpaired(only_a[place], Kind.ONLY_IN_A, side, supplied))
@@ -58,9 +67,13 @@ def diff(
         elif not values and _plainly_alike(side, partner) and id(side) not in touched:
             differences.append(make(Difference, (name, Kind.SAME, side, partner, *_NOTHING_ELSE)))
         else:
-            differences.append(_compared(name, side, partner, conversion, values))
-            if values:
-                progress(side.nbytes + partner.nbytes)
+            open_pairs.append((len(differences), name, side, partner))
+            differences.append(_TO_COMPARE)
+    found = _mapped(lambda pair: _compared(*pair[1:], conversion, compare if values else None), open_pairs, threads)
+    for (at, _, side, partner), difference in zip(open_pairs, found, strict=True):
+        differences[at] = difference
+        if values:
+            progress(side.nbytes + partner.nbytes)
     if unknown := unversioned(a):
         differences = [_of_unknown_version(each, unknown) for each in differences]
     differences += [_unpaired(name, Kind.ONLY_IN_B, sides[1][place], supplied) for name, place in pairing.only_b]
@@ -78,16 +91,29 @@ def _plainly_alike(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _compared(name: str, a: Tensor, b: Tensor, conversion: ByLayer, values: bool) -> Difference:
-    """The difference of two tensors, with what it means for loading."""
+_OpenPair: TypeAlias = tuple[int, str, Tensor, Tensor]
+"""The place of a difference, what the two keys have in common, and both tensors."""
+
+
+def _mapped(work: Callable[[_OpenPair], Difference], pairs: Sequence[_OpenPair], threads: int) -> Iterable[Difference]:
+    if threads == 1:
+        return map(work, pairs)
+    # Imported here, as what headers alone do not need.
+    from convinspect.arrays.threads import map_threads
+
+    return map_threads(work, pairs, threads)
+
+
+def _compared(name: str, a: Tensor, b: Tensor, conversion: ByLayer, compare: Compare | None) -> Difference:
+    """The difference of two tensors, with what it means for loading; without `compare` by their headers alone."""
     layer = conversion.layers.get(id(a))
     seen = conversion.seen.get(id(a), a), conversion.seen.get(id(b), b)
     difference = _pair(name, a, b, seen, id(a) in conversion.turned)
-    if values:
-        difference = with_values(difference, *seen)
+    if compare is not None:
+        difference = with_values(difference, *seen, compare)
     refusal = conversion.refusals.get(id(a))
     if (square := conversion.squares.get(id(a))) is not None:
-        difference, layer = _square(difference, square, layer, values)
+        difference, layer = _square(difference, square, layer, compare is not None)
     if (why := conversion.foreign.get(id(a))) is not None:
         return _foreign(difference, conversion.orders.get(id(a)), why)
     return loading_effect(difference, layer, refusal)
@@ -154,6 +180,8 @@ def _pair(name: str, a: Tensor, b: Tensor, seen: tuple[Tensor, Tensor], turned: 
 _EQUAL, _TURNED = Relation(How.EQUAL), Relation(How.PERMUTE, ((1, 0),))
 _NOTHING_ELSE = Difference("", Kind.SAME, None, None, relation=_EQUAL)[4:]
 """What is said of two tensors that are alike, after their names and themselves."""
+_TO_COMPARE = Difference("", Kind.SAME, None, None)
+"""In the place of a difference that is not known yet."""
 _KIND_OF_ALIKE = {True: Kind.SAME, False: Kind.DTYPE_DIFFERS}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from convinspect.converting.relations import (
     MOST_ORDERS,
@@ -28,24 +28,51 @@ if TYPE_CHECKING:
     from convinspect.arrays.distance import Deviation
 
 
-def with_values(difference: Difference, a: Tensor, b: Tensor) -> Difference:
+class Comparison(NamedTuple):
+    """The numbers of two tensors of one shape.
+
+    Attributes:
+        equal: They are the same bits.
+        deviation: Where they are not, how they differ as numbers; None where no number does.
+    """
+
+    equal: bool
+    deviation: Deviation | None = None
+
+
+Compare: TypeAlias = "Callable[[Tensor, Tensor], Comparison]"
+
+
+def compare_numbers(a: Tensor, b: Tensor) -> Comparison:
+    """Compare the numbers of two tensors of one shape: bits first, then how far apart they are.
+
+    Raises:
+        CannotShow: There are no numbers to read.
+        ConvInspectError: Bytes are missing or damaged.
+    """
+    from convinspect.arrays.equality import same_bits
+
+    return Comparison(True) if same_bits(a, b) else Comparison(False, _distance(a, b))
+
+
+def with_values(difference: Difference, a: Tensor, b: Tensor, compare: Compare = compare_numbers) -> Difference:
     """Add to a difference how the numbers differ, reshaped as its kind says.
 
     Args:
         difference: Of two tensors.
         a: The first, in PyTorch's order of axes.
         b: The second, likewise.
+        compare: Compares the numbers of two tensors of one shape, and may do more with them.
     """
     kind = difference.kind
     if a is b or kind == Kind.SHAPE_DIFFERS:
         return difference
     if kind in (Kind.RESHAPED, Kind.PERMUTED):
-        compare = _reshaped if kind == Kind.RESHAPED else _permuted
         try:
-            return compare(difference, a, b)
+            return (_reshaped if kind == Kind.RESHAPED else _permuted)(difference, a, b)
         except CannotShow:
             return difference._replace(unread=True)
-    return _alike(difference, *_as_one_shape(difference, a, b))
+    return _alike(difference, *_as_one_shape(difference, a, b), compare)
 
 
 def _as_one_shape(difference: Difference, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,15 +87,13 @@ def _as_one_shape(difference: Difference, a: Tensor, b: Tensor) -> tuple[Tensor,
     return a, b
 
 
-def _alike(difference: Difference, a: Tensor, b: Tensor) -> Difference:
+def _alike(difference: Difference, a: Tensor, b: Tensor, compare: Compare) -> Difference:
     """Of two tensors of one shape; axes of one size may have changed places, which no shape shows."""
-    from convinspect.arrays.equality import same_bits
-
     kind = difference.kind
     try:
-        if same_bits(a, b):
+        equal, distance = compare(a, b)
+        if equal:
             return _proved(difference)
-        distance = _distance(a, b)
         if distance is None:
             return difference
         if kind != Kind.TRANSPOSED and _is_square(difference) and _is_transpose(a, b):

@@ -1,4 +1,5 @@
-"""What a convolution over patches computes: an image is cut into patches, each becomes a row, and meets each kernel.
+"""What a convolution over patches computes: an image is cut into patches, each becomes a row, whose dot products with
+the kernels are a row of the result.
 
 A convolution whose stride is its kernel size meets each number once, so its weight (O, C, kh, kw), flattened, is that
 of a Linear over the flattened patches. PyTorch computes both, and they are compared.

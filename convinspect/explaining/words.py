@@ -105,6 +105,7 @@ CHINESE = {
     "kernel {n} of W {shape}, b{n} = {bias}": "卷积核 {n}，取自 W {shape}，偏置 b{n} = {bias}",
     " · left out: {parts}": " · 未画出：{parts}",
     "{count} rows of X": "X 的 {count} 行",
+    "{count} row of X": "X 的 {count} 行",
     "{count} columns of X": "X 的 {count} 列",
     "{count} column of X": "X 的 {count} 列",
     "{count} kernels": "{count} 个卷积核",
@@ -115,17 +116,18 @@ CHINESE = {
     "({count} more)": "(另 {count} 项)",
     "running sum": "逐项累加",
     # What the drawing shows.
-    "{kernels}, so {columns}: each row of X meets each kernel once and gives one number.": (
-        "{outs} 个卷积核，就有 {outs} 个输出通道，也就是结果的 {outs} 列："
-        "X 的每一行与每个卷积核各做一次点积，得到一个数。"
+    ", plus the kernel's bias": "，再加该核的偏置",
+    "{kernels}, so {columns}: each number is the dot product of a row of X and a kernel{bias}.": (
+        "{outs} 个卷积核，就有 {outs} 个输出通道，也就是结果的 {outs} 列：每个数都是 X 的一行与一个卷积核的点积{bias}。"
     ),
-    "{kernels}, so {columns}: each window of {taps} neighbouring rows meets each kernel once and gives one number.": (
+    "{kernels}, so {columns}: each number is the dot product of a window of {taps} neighbouring rows and a "
+    "kernel{bias}.": (
         "{outs} 个卷积核，就有 {outs} 个输出通道，也就是结果的 {outs} 列："
-        "每 {taps} 个相邻的行是一个窗口，与每个卷积核各做一次点积，得到一个数。"
+        "每 {taps} 个相邻的行是一个窗口，每个数都是一个窗口与一个卷积核的点积{bias}。"
     ),
-    "{kernels}, so {columns}: each patch meets each kernel once and gives one number.": (
+    "{kernels}, so {columns}: each number is the dot product of a patch and a kernel{bias}.": (
         "{outs} 个卷积核，就有 {outs} 个输出通道，也就是结果的 {outs} 列："
-        "每个图像块与每个卷积核各做一次点积，得到一个数。"
+        "每个数都是一个图像块与一个卷积核的点积{bias}。"
     ),
     "Windows never overlap, so a patch is a row by itself, and the convolution is a Linear on these rows.": (
         "窗口互不重叠，所以每个图像块自成一行，这个卷积就是作用在这些行上的 Linear。"

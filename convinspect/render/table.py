@@ -42,6 +42,7 @@ class Column(NamedTuple):
         legend: Notes of the table that explain the column's words, and are dropped with it.
         never_hidden: Where it does not fit, rows get a line for the name and another for the rest; such columns that
             may be wrapped go on lines of their own below that, and all of them do where there is no room still.
+        repeats: Says what can be read from other columns, and is left out before anything else gives way.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Column(NamedTuple):
     min_width: int = 16
     legend: tuple[str, ...] = ()
     never_hidden: bool = False
+    repeats: bool = False
 
     @property
     def machine_name(self) -> str:
@@ -75,6 +77,8 @@ class Table(NamedTuple):
         more: Machine names of further values in `raw`, after those of the columns.
         fitted: Made by `fitting.fit`: all text is safe, and a line end in a cell or a column's title starts a new line.
         lead: Lines between the title and the columns: what the table comes to, where that is to be read first.
+        under: Of a tree, whose names stand behind its lines: what of these lines goes on below each row, or () of any
+            other table.
     """
 
     columns: tuple[Column, ...]
@@ -86,6 +90,7 @@ class Table(NamedTuple):
     more: tuple[str, ...] = ()
     fitted: bool = False
     lead: tuple[Cell, ...] = ()
+    under: Sequence[str] = ()
 
 
 class Grid(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from convinspect.arrays import stats
 from convinspect.arrays.effective import effective_weight
-from convinspect.arrays.read import Array, numpy_dtype, read_tensor
+from convinspect.arrays.read import Array, numpy_dtype, read_blocks, read_tensor
 from convinspect.arrays.stats import Stats
 from convinspect.arrays.threads import map_threads
 from convinspect.errors import ConvInspectError
@@ -18,7 +18,7 @@ from convinspect.kinds import QUANTIZED
 from convinspect.layers.packing import is_packed
 from convinspect.records import Layer, Tensor
 from convinspect.reporting.shapes import Grid, View, grid_of, view_of
-from convinspect.reporting.squares import Squares, Watched
+from convinspect.reporting.squares import Squares
 
 _WHOLE = 32 << 20
 """Bytes up to which a weight with gaps, or in pieces, is read whole; a longer one has no picture."""
@@ -94,7 +94,7 @@ def numbers_of(layer: Layer, cells: int) -> Numbers:
         ConvInspectError: They cannot be read.
     """
     weight = layer.weight
-    notes = _notes(layer)
+    notes = notes_of(layer)
     if layer.norm:
         array = np.ascontiguousarray(effective_weight(layer))
         return _summed(layer, array.reshape(-1), view_of(layer, stored=False), cells, notes)
@@ -108,7 +108,8 @@ def numbers_of(layer: Layer, cells: int) -> Numbers:
     return _summed(layer, weight, view, cells, notes)
 
 
-def _notes(layer: Layer) -> tuple[str, ...]:
+def notes_of(layer: Layer) -> tuple[str, ...]:
+    """What the numbers of a layer are, where they are not those of the file."""
     if layer.norm:
         return ("of the effective kernel, which a forward pass uses",)
     if layer.kind in QUANTIZED or is_packed(layer):
@@ -118,27 +119,74 @@ def _notes(layer: Layer) -> tuple[str, ...]:
 
 def _summed(layer: Layer, source: Tensor | Array, view: View | None, cells: int, notes: tuple[str, ...]) -> Numbers:
     """The numbers of a source in the order of `view`."""
-    numel = layer.weight.numel
-    if view is None or not numel or not cells or view.unit > _LONGEST:
-        return Numbers(stats.of(source), notes=notes)
-    view = view._replace(channels=view.channels and view.out <= _LONGEST)
-    grid = grid_of(view, cells)
-    squares = Squares(view, grid)
     dtype = numpy_dtype(source.dtype, sys.byteorder) if isinstance(source, Tensor) else source.dtype
-    found = stats.of(Watched(source, squares, stats.RUN), dtype)
-    if found.minimum is not None and found.maximum is not None:
-        most = max(abs(float(found.minimum)), abs(float(found.maximum)))
-        if most and not _SMALL < most < _LARGE:
-            squares = Squares(view, grid, int(np.frexp(most)[1]))
-            for _ in Watched(source, squares, stats.RUN):
-                pass
-    return Numbers(
-        found,
-        squares.norms() if view.channels else None,
-        tuple(np.flatnonzero(~squares.alive).tolist()) if view.channels else (),
-        _picture(source, view, grid, squares),
-        notes,
-    )
+    taking = Taking(layer, view, cells, dtype, notes)
+    for block in blocks_of(source, taking.step):
+        taking.add(block)
+    return taking.numbers(source)
+
+
+def blocks_of(source: Tensor | Array, step: int) -> Iterable[Array]:
+    """The numbers of a tensor in the order of the file, or of an array of one dimension, so many at a time."""
+    if isinstance(source, Tensor):
+        return read_blocks(source, step)
+    return (source[start : start + step] for start in range(0, source.size, step))
+
+
+class Taking:
+    """The numbers of one layer, which are taken while its weight passes by in the order of `view`.
+
+    Args:
+        layer: Any.
+        view: How its weight lies; None to take statistics alone.
+        cells: The most cells of its picture.
+        dtype: Of the blocks.
+        notes: What the numbers are.
+
+    Attributes:
+        step: How many elements a block has, but for the last.
+    """
+
+    def __init__(
+        self, layer: Layer, view: View | None, cells: int, dtype: np.dtype[Any], notes: tuple[str, ...] = ()
+    ) -> None:
+        self._stats, self._notes, self._squares = stats.Passing(dtype), notes, None
+        self.step = stats.RUN
+        if view is not None and layer.weight.numel and cells and view.unit <= _LONGEST:
+            view = view._replace(channels=view.channels and view.out <= _LONGEST)
+            self._squares = Squares(view, grid_of(view, cells))
+            self.step = max(1, stats.RUN // max(view.unit, 1)) * view.unit
+
+    def add(self, block: Array) -> None:
+        """Take the next block."""
+        if self._squares is not None:
+            with np.errstate(all="ignore"):
+                self._squares.add(block)
+        self._stats.add(block)
+
+    def numbers(self, source: Tensor | Array) -> Numbers:
+        """What was taken.
+
+        Args:
+            source: The weight itself, which is read again where that is needed.
+        """
+        squares = self._squares
+        if squares is None:
+            return Numbers(self._stats.stats(source), notes=self._notes)
+        found, view = self._stats.stats(source), squares.view
+        if found.minimum is not None and found.maximum is not None:
+            most = max(abs(float(found.minimum)), abs(float(found.maximum)))
+            if most and not _SMALL < most < _LARGE:
+                squares = Squares(view, squares.grid, int(np.frexp(most)[1]))
+                for block in blocks_of(source, self.step):
+                    squares.add(block)
+        return Numbers(
+            found,
+            squares.norms() if view.channels else None,
+            tuple(np.flatnonzero(~squares.alive).tolist()) if view.channels else (),
+            _picture(source, view, squares.grid, squares),
+            self._notes,
+        )
 
 
 def _picture(source: Tensor | Array, view: View, grid: Grid, squares: Squares) -> Picture:

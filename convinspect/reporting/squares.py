@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
-
 import numpy as np
 
-from convinspect.arrays.read import Array, read_blocks
-from convinspect.records import Tensor
+from convinspect.arrays.cells import add_rows, lengths, runs
+from convinspect.arrays.read import Array
 from convinspect.reporting.shapes import Grid, View
-
-_NARROW = 16
-"""Columns of a cell below which rows are added up first: numpy is slow on short inner axes."""
 
 
 class Squares:
@@ -49,14 +43,7 @@ class Squares:
 
     def _add_rows(self, x: Array) -> None:
         first, self._at = self._at, self._at + len(x)
-        if self.grid.wide < _NARROW and self.grid.high > 1:
-            self._narrow(x, first)
-            by_row = np.einsum("rk,rk->r", x, x)
-        else:
-            sums = self._by_cell(x)
-            by_row = sums.sum(axis=1, dtype=np.float64)
-            starts, cells = _runs(first, len(x), self.grid.high)
-            self.cells[cells] += np.add.reduceat(sums, starts, axis=0, dtype=np.float64)
+        by_row = add_rows(self.cells, x, first, self.grid.high, self.grid.wide, squared=True)
         if not self.view.channels:
             return
         self.channels[first : self._at] = by_row
@@ -67,33 +54,12 @@ class Squares:
             quiet = np.flatnonzero(~alive)
             alive[quiet] = x[quiet].any(axis=1)
 
-    def _by_cell(self, x: Array) -> Array:
-        """(rows, columns of the grid): sums of each row's squares."""
-        wide = self.grid.wide
-        if wide == 1:
-            squares: Array = np.square(x)
-            return squares
-        whole = x.shape[1] // wide * wide
-        parts = x[:, :whole].reshape(len(x), -1, wide)
-        sums: Array = np.einsum("rcw,rcw->rc", parts, parts)
-        if whole < x.shape[1]:
-            rest = x[:, whole:]
-            sums = np.column_stack([sums, np.einsum("rw,rw->r", rest, rest)])
-        return sums
-
-    def _narrow(self, x: Array, first: int) -> None:
-        """Add cells of few columns: rows first, which lie one after the other."""
-        starts, cells = _runs(first, len(x), self.grid.high)
-        by_column = np.add.reduceat(np.square(x), starts, axis=0, dtype=np.float64)
-        edges = np.arange(0, x.shape[1], self.grid.wide)
-        self.cells[cells] += np.add.reduceat(by_column, edges, axis=1)
-
     def _add_slices(self, x: Array) -> None:
         first, self._at = self._at, self._at + len(x)
         sums = np.square(x[:, :, 0]) if x.shape[2] == 1 else np.einsum("noa,noa->no", x, x)
         if self.view.channels:
             self._add_channels(x, sums.sum(axis=0, dtype=np.float64))
-        starts, cells = _runs(first, len(x), self.grid.wide)
+        starts, cells = runs(first, len(x), self.grid.wide)
         by_cell = np.add.reduceat(sums, starts, axis=0, dtype=np.float64)
         by_cell = np.add.reduceat(by_cell, np.arange(0, self.view.out, self.grid.high), axis=1)
         self.cells[:, cells] += by_cell.T
@@ -109,8 +75,8 @@ class Squares:
         """(rows, columns), in the numbers' own scale."""
         grid, view = self.grid, self.view
         per = 1 if view.before == 1 else view.after
-        high = _lengths(view.out, grid.high)[:, None]
-        wide = _lengths(view.columns, grid.wide)[None, :]
+        high = lengths(view.out, grid.high)[:, None]
+        wide = lengths(view.columns, grid.wide)[None, :]
         found: Array = np.ldexp(np.sqrt(self.cells / (high * wide * per)), self.exponent)
         return found
 
@@ -118,55 +84,3 @@ class Squares:
         """(out,), in the numbers' own scale."""
         found: Array = np.ldexp(np.sqrt(self.channels), self.exponent)
         return found
-
-
-def _runs(first: int, count: int, each: int) -> tuple[Array, slice]:
-    """Of `count` rows from `first`: where each cell's rows begin among them, and which cells these are."""
-    low, high = first // each, (first + count - 1) // each
-    starts = np.maximum(np.arange(low, high + 1) * each - first, 0)
-    return starts, slice(low, high + 1)
-
-
-def _lengths(size: int, each: int) -> Array:
-    """How many of `size` rows each cell has."""
-    count = -(-size // each)
-    lengths = np.full(count, each)
-    lengths[-1] = size - (count - 1) * each
-    return lengths
-
-
-class Watched(Collection[Array]):
-    """A weight's blocks, whose squares are added up when they pass by for the first time.
-
-    Args:
-        source: A tensor of a file, or its numbers in the order of `view`.
-        squares: What to add them to.
-        elements: About how many elements a block should have.
-    """
-
-    def __init__(self, source: Tensor | Array, squares: Squares, elements: int) -> None:
-        self._source, self._squares = source, squares
-        unit = squares.view.unit
-        self._step = max(1, elements // max(unit, 1)) * unit
-        self._seen = False
-
-    def _blocks(self) -> Iterator[Array]:
-        if isinstance(self._source, Tensor):
-            yield from read_blocks(self._source, self._step)
-            return
-        for start in range(0, self._source.size, self._step):
-            yield self._source[start : start + self._step]
-
-    def __iter__(self) -> Iterator[Array]:
-        seen, self._seen = self._seen, True
-        for block in self._blocks():
-            if not seen:
-                self._squares.add(block)
-            yield block
-
-    def __len__(self) -> int:
-        size = self._source.numel if isinstance(self._source, Tensor) else self._source.size
-        return -(-size // self._step)
-
-    def __contains__(self, block: Any) -> bool:
-        return False

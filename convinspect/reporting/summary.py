@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.possible import Possible, possible
 from convinspect.errors import ConvInspectError
 from convinspect.layers.find import find_layers
 from convinspect.layers.order import listed
 from convinspect.layers.tree import Node, module_tree
 from convinspect.records import Layer
 from convinspect.reporting.numbers import Numbers, numbers_of_layers
-from convinspect.reporting.possible import Possible, possible
 from convinspect.reporting.room import PAGE, Room, room_for
 
 
@@ -53,21 +54,41 @@ def summarize(
         nbytes: Bytes of the page that it may fill.
         progress: Called with the number of bytes that were read.
     """
+    return with_numbers(outline(checkpoint, values, nbytes), lambda layer: progress(layer.weight.nbytes))
+
+
+def outline(checkpoint: Checkpoint, values: bool, nbytes: int) -> Summary:
+    """What headers alone tell; `room` says whose numbers there is room for.
+
+    Args:
+        checkpoint: The checkpoint.
+        values: Whether numbers are wanted.
+        nbytes: Bytes of the page that it may fill.
+    """
     every = find_layers(checkpoint)
     layers = tuple(listed(checkpoint, every))
     room = room_for(layers, nbytes, values)
-    places = sorted(room.numbers)
-    numbers: dict[int, Numbers | ConvInspectError] = {}
-    found = numbers_of_layers([(layers[place], room.cells) for place in places])
+    tree = module_tree(checkpoint, every)
+    return Summary(checkpoint, layers, tree, possible(checkpoint, layers[: room.rows]), room, {}, values)
+
+
+def with_numbers(
+    summary: Summary,
+    progress: Callable[[Layer], None] = lambda layer: None,
+    known: Mapping[int, Numbers | ConvInspectError] = MappingProxyType({}),
+) -> Summary:
+    """The summary with the numbers of all layers that there is room for.
+
+    Args:
+        summary: By headers alone.
+        progress: Called with each layer that was read.
+        known: Numbers by a layer's place; these layers are not read.
+    """
+    layers = summary.layers
+    places = sorted(place for place in summary.room.numbers if place not in known)
+    numbers = dict(known)
+    found = numbers_of_layers([(layers[place], summary.room.cells) for place in places])
     for place, each in zip(places, found, strict=True):
         numbers[place] = each
-        progress(layers[place].weight.nbytes)
-    return Summary(
-        checkpoint,
-        layers,
-        module_tree(checkpoint, every),
-        possible(checkpoint, layers[: room.rows]),
-        room,
-        numbers,
-        values,
-    )
+        progress(layers[place])
+    return replace(summary, numbers=numbers)

@@ -13,7 +13,8 @@ from convinspect.records import Container
 from convinspect.render.cells import count
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import by_reader, flagged
+from convinspect.text import more_are, plural
 
 _COLUMNS = (
     Column("level", priority=80, foldable=True, key="level"),
@@ -23,7 +24,6 @@ _COLUMNS = (
 )
 _STYLES = {"error": BAD, "warning": WARN, "note": ""}
 _MOST_ROWS = 200
-_WHERE = f"--format json lists the first {MOST_LISTED:,} of each code"
 
 
 def check_tables(reports: Sequence[Report], kept: bool = False) -> list[Table | Block]:
@@ -65,12 +65,17 @@ def _table(report: Report, name: str, kept: bool) -> Table:
         title=f"{name}{form}",
         summary=(_verdict(report), *_looked_at(report)),
         notes=(
-            *([f"{count(left)} more findings are not shown; {_WHERE}"] if left > 0 else []),
+            *([f"{more_are(left, 'finding')} not shown{_where()}"] if left > 0 else []),
             *_advice(rows),
             *map(flagged, report.notes),
         ),
         raw=[(finding.level, finding.code, place_of(finding, report), finding.message) for finding in rows],
     )
+
+
+def _where() -> str:
+    """Where the findings are that have no row."""
+    return by_reader(f"; --format json lists the first {MOST_LISTED:,} of each code", "; .findings has them")
 
 
 def _row(finding: Finding, report: Report) -> tuple[Cell, ...]:
@@ -97,9 +102,7 @@ def _verdict(report: Report) -> Cell:
     levels = Counter[str](finding.level for finding in report.findings)
     for code, number in report.unlisted.items():
         levels[CODES[code].level] += number
-    parts = [
-        f"{count(number)} {level}{'s' * (number != 1)}" for level in ("error", "warning") if (number := levels[level])
-    ]
+    parts = [plural(number, level) for level in ("error", "warning") if (number := levels[level])]
     return Styled(" and ".join(parts), BAD if levels["error"] else WARN) if parts else Styled("nothing found", GOOD)
 
 
@@ -108,15 +111,14 @@ def _looked_at(report: Report) -> Iterator[str]:
     parts = []
     if looked["records"]:
         sums = looked["crcs"] - sum(finding.code == "wrong-crc" for finding in report.findings)
-        parts.append(f"{count(sums)} of {count(looked['records'])} records as their CRC-32 says")
+        as_said = "as its CRC-32 says" if looked["records"] == 1 else "as their CRC-32 says"
+        parts.append(f"{count(sums)} of {plural(looked['records'], 'record')} {as_said}")
     if looked["pickles"]:
-        names = f"{count(looked['names'])} name{'s' * (looked['names'] != 1)}"
-        number = f"{count(looked['pickles'])} pickle{'s' * (looked['pickles'] != 1)}"
-        parts.append(f"{names} in {number}, {_beyond(report)}")
+        parts.append(f"{plural(looked['names'], 'name')} in {plural(looked['pickles'], 'pickle')}, {_beyond(report)}")
     elif report.exit_code < 2:
         parts.append("no pickle, so loading it calls nothing that the file names")
     if looked["tensors"]:
-        parts.append(f"the numbers of {count(looked['tensors'])} tensor{'s' * (looked['tensors'] != 1)}")
+        parts.append(f"the numbers of {plural(looked['tensors'], 'tensor')}")
     if parts:
         yield f"looked at: {' · '.join(parts)}"
 

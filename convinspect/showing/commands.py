@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.possible import Way
 from convinspect.diffing.steps import Step
 from convinspect.formats.roots import main_root
 from convinspect.formats.sources import INSIDE, member_of
@@ -15,7 +16,7 @@ from convinspect.formats.torch.distributed import holds_safetensors
 from convinspect.kinds import option_of
 from convinspect.records import Container
 from convinspect.remote.addresses import Address
-from convinspect.reporting.possible import Way
+from convinspect.text import first_few
 from convinspect.writing.archived import archive_of, is_rewritten
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
@@ -34,17 +35,17 @@ def like_command(
         turning: Square matrices are turned too.
         left: Layers that stay as they are.
     """
-    words = ["--like", _path(b.path)] if like else []
+    words = ["--like", _path(_given(b))] if like else []
     words += ["--turn-square"] if turning else []
     words += [word for name in left for word in ("--exclude", name)] if like else []
-    return _command(a, a.path, _target(a), [*words, *_renames(rules)])
+    return _command(a, _given(a), _target(a), [*words, *_renames(rules)])
 
 
 def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) -> list[str]:
     """Commands to run in order: one for each target kind; the last one also renames."""
     if not steps:
-        return [_command(a, a.path, _target(a), _renames(rules))] if rules else []
-    commands, source = [], a.path
+        return [_command(a, _given(a), _target(a), _renames(rules))] if rules else []
+    commands, source = [], _given(a)
     for number, step in enumerate(steps, 1):
         words = ["--to", option_of(step.to)]
         words += [word for kind in step.kinds for word in ("--from", option_of(kind))]
@@ -58,17 +59,23 @@ def step_commands(a: Checkpoint, steps: Sequence[Step], rules: Sequence[str]) ->
     return commands
 
 
-def way_command(a: Checkpoint, way: Way) -> str:
-    """The command that converts all layers of a kind."""
-    return step_commands(a, [Step(way.to, way.kinds, (), 1, way.patches)], ())[0]
+def way_command(a: Checkpoint, way: Way, name: str | None = None) -> str:
+    """The command that converts one layer, and those that must change with it; without a name all of its kind."""
+    names = () if name is None else (name or "(root)", *way.along)
+    return step_commands(a, [Step(way.to, way.kinds, names, 1, way.patches)], ())[0]
 
 
 def way_words(a: Checkpoint, way: Way) -> tuple[str, str, str]:
     """What a layer becomes, and the command that makes it so: what stands before the layer's quoted name, and after."""
     name = "LAYER0NAME"
-    head, _, tail = step_commands(a, [Step(way.to, way.kinds, (name,), 1, way.patches)], ())[0].rpartition(name)
+    head, option, tail = way_command(a, way, name).partition(f"--layer {name}")
+    return way_text(way), head + option.removesuffix(name), tail
+
+
+def way_text(way: Way) -> str:
+    """What a layer becomes, and what must change with it."""
     what = f"{way.to} over patches" if way.patches else way.to
-    return what, head, tail
+    return f"{what}, with {first_few(way.along, 2)}" if way.along else what
 
 
 def can_be_converted(checkpoint: Checkpoint) -> bool:
@@ -88,7 +95,7 @@ def used_by_like(a: Checkpoint, b: Checkpoint) -> bool:
 
 
 def _command(a: Checkpoint, source: Path, target: Path, words: Sequence[str]) -> str:
-    first = source == a.path
+    first = source == _given(a)
     words = ["convinspect", "convert", _path(source), "-o", _path(target), *words]
     if first and a.holds_modules:
         words.append("--state-dict")
@@ -102,6 +109,11 @@ def _renames(rules: Sequence[str]) -> list[str]:
     return [word for rule in rules for word in ("--rename", rule)]
 
 
+def _given(checkpoint: Checkpoint) -> Path:
+    """What was given to open: of a folder not the index in it, since the other files belong to the weights."""
+    return checkpoint.folder or checkpoint.path
+
+
 def _path(path: Path) -> str:
     """A path, written so that it is not parsed as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
@@ -110,10 +122,8 @@ def _path(path: Path) -> str:
 def _target(a: Checkpoint, number: str = "") -> Path:
     """The output's path: beside the source, with a suffix that fits its format."""
     path = a.path
-    if path.name.endswith(".index.json") or path.is_dir():
-        folder = path if path.is_dir() else path.parent
-        above = Path() if isinstance(folder, Address) else folder.parent
-        return above / f"{folder.resolve().name}_converted{number}"
+    if a.folder is not None or path.name.endswith(".index.json") or path.is_dir():
+        return _folder_target(a.folder or (path if path.is_dir() else path.parent), archive_of(path), number)
     archive = archive_of(path)
     # Of a folder in an archive one file is written.
     rewritten = a.container.rewritten and not (archive and a.container is Container.DISTRIBUTED)
@@ -135,6 +145,15 @@ def _target(a: Checkpoint, number: str = "") -> Path:
     elif suffix == ".safetensors" or (a.holds_modules and suffix not in _OF_TORCH):
         suffix = ".pt"
     return path.with_name(f"{path.name.removesuffix(path.suffix)}_converted{number}{suffix}")
+
+
+def _folder_target(folder: Path, archive: Path | None, number: str) -> Path:
+    """The new folder's path: beside the old one, or beside the archive that this lies in."""
+    name = folder.resolve().name if archive is None else archive.name.split(".", 1)[0] or archive.stem
+    beside = archive or folder
+    # What is written is written here; and "." lies in a folder of which it does not know the name.
+    above = Path() if isinstance(beside, Address) else beside.parent if beside.name not in ("", "..") else beside / ".."
+    return above / f"{name}_converted{number}"
 
 
 def quoted(word: str) -> str:

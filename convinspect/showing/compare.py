@@ -190,7 +190,7 @@ def _what_was_run(comparison: Comparison) -> list[str]:
     lines = []
     for layer in comparison.layers:
         patches = f"{plural(layer.shape[0] * layer.length, 'patch').replace('patchs', 'patches')}"
-        numbers = f"{layer.sizes[0] * math.prod(layer.patch):,} numbers"
+        numbers = plural(layer.sizes[0] * math.prod(layer.patch), "number")
         kind = f"Conv{len(layer.patch)}d"
         lines.append(f"{layer.name}: {kind} on {layer.shape}, {patches} of {numbers}")
     assumed = [f"{name}: its stride is assumed to be its kernel size" for name in comparison.assumed]

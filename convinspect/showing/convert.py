@@ -21,7 +21,7 @@ from convinspect.render.table import Cell, Column, Styled, Table, pieces, plain
 from convinspect.showing.afterwards import afterwards_lines, afterwards_payload
 from convinspect.showing.causes import by_cause
 from convinspect.showing.code_changes import advice, advice_lines, called
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import by_reader, flagged
 from convinspect.text import first_few, join_words, plural
 from convinspect.writing.atomic import left_behind
 
@@ -63,7 +63,7 @@ def plan_table(job: Job, every_row: bool = False) -> Table:
     shown = lines if every_row else _folded(lines)
     notes = _notes(job)
     if len(shown) < len(lines):
-        notes.append("a row for repeated blocks or for each reason; --all lists every layer")
+        notes.append(f"a row for repeated blocks or for each reason{by_reader('; --all lists every layer')}")
     width = _distinct_width([str(line.raw[0]) for line in shown])
     return Table(
         (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if shown else (),

@@ -16,9 +16,9 @@ from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.showing.causes import beginnings, by_cause
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import by_reader, flagged
 from convinspect.showing.opened import opened_name
-from convinspect.showing.verdict import STYLES, counts_cell, prefix_lines, verdict_cell
+from convinspect.showing.verdict import STYLES, counts_cell, prefix_lines, values_compare, verdict_cell
 from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
@@ -81,11 +81,16 @@ def difference_table(report: DiffReport, listing: Listing = BY_CAUSE) -> Table:
         title=f"A: {_title(report.a)} · B: {_title(report.b)}",
         lead=(verdict_cell(report), *prefix_lines(report)),
         summary=(counts_cell(report),),
-        notes=(*notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
+        notes=(*notes(report), *([note_on_causes()] if counted else [])),
         raw=[_raw(name, alike[0], report, counted) for name, alike in members],
         # A table without rows is not drawn, but CSV needs its header.
         more=(*(() if members else [column.machine_name for column in columns]), *_MORE),
     )
+
+
+def note_on_causes() -> str:
+    """That keys with one cause have one row."""
+    return f"a row for each cause{by_reader('; --all lists every key')}"
 
 
 def _causes(shown: Sequence[Difference]) -> list[Hashable]:
@@ -287,7 +292,7 @@ def notes(report: DiffReport) -> Iterable[str]:
     if any(each.deviation is not None and each.deviation.count for each in report.remarkable):
         yield "relative: |A−B| / max(|A|, |B|); NaN equals NaN, and 0 equals −0"
     if not report.compared and report.counts[Kind.SAME]:
-        yield "same: key, shape and dtype; --values compares the numbers too"
+        yield f"same: key, shape and dtype; {values_compare()}"
     yield from dict.fromkeys(
         f"{short_name(one.path)}: {one.unwritten}" for one in (report.a, report.b) if one.unwritten
     )

@@ -101,14 +101,14 @@ def _left_out(example: Example, focus: Focus, most: int) -> str:
     say = Words(example.lang)
     window = range(focus.row, focus.row + example.taps)
     parts = []
-    for what, count, wanted in (
-        ("{count} rows of X", len(example.x), window),
-        ("{count} columns of X", len(example.x[0]), ()),
-        ("{count} kernels", len(example.w) if example.taps == 1 else 0, (focus.kernel,)),
+    for single, several, count, wanted in (
+        ("{count} row of X", "{count} rows of X", len(example.x), window),
+        ("{count} column of X", "{count} columns of X", len(example.x[0]), ()),
+        ("{count} kernel", "{count} kernels", len(example.w) if example.taps == 1 else 0, (focus.kernel,)),
     ):
         hidden = count - sum(index != LEFT_OUT for index in some(count, most, wanted))
         if hidden:
-            parts.append(say(what, count=f"{hidden:,}"))
+            parts.append(say(single if hidden == 1 else several, count=f"{hidden:,}"))
     return say(" · left out: {parts}", parts=say.listed(parts)) if parts else ""
 
 

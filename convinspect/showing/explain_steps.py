@@ -102,15 +102,17 @@ def moral(example: Example, width: int) -> Block:
     """One sentence on what the drawing shows, and what it leaves out."""
     say, outs = Words(example.lang), len(example.w)
     kernels, columns = (plural(outs, noun) for noun in ("kernel", "column"))
-    sentence = "{kernels}, so {columns}: each row of X meets each kernel once and gives one number."
+    sentence = "{kernels}, so {columns}: each number is the dot product of a row of X and a kernel{bias}."
     if example.taps > 1:
         sentence = (
-            "{kernels}, so {columns}: each window of {taps} neighbouring rows meets each kernel once and gives one "
-            "number."
+            "{kernels}, so {columns}: each number is the dot product of a window of {taps} neighbouring rows and a "
+            "kernel{bias}."
         )
     if example.image is not None:
-        sentence = "{kernels}, so {columns}: each patch meets each kernel once and gives one number."
-    lines = prose(say(sentence, kernels=kernels, columns=columns, outs=f"{outs:,}", taps=example.taps), width)
+        sentence = "{kernels}, so {columns}: each number is the dot product of a patch and a kernel{bias}."
+    bias = "" if example.b is None else say(", plus the kernel's bias")
+    said = say(sentence, kernels=kernels, columns=columns, outs=f"{outs:,}", taps=example.taps, bias=bias)
+    lines = prose(said, width)
     if example.image is not None:
         words = "Windows never overlap, so a patch is a row by itself, and the convolution is a Linear on these rows."
         lines += prose(say.joined([say(words), same_words(example)]), min(width, COLUMN))

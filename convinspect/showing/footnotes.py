@@ -12,6 +12,7 @@ from convinspect.layers.reading import may_be_transposed
 from convinspect.layouts import is_turned, same_order
 from convinspect.records import Doubt, Layer
 from convinspect.render.cells import count
+from convinspect.showing.flags import by_reader
 from convinspect.showing.tensorless import notes_on_tensorless
 from convinspect.text import first_few, one_line, plural
 
@@ -25,7 +26,7 @@ _ASSUMED_PATCH = "patch, assumed: the stride is taken as the kernel size, as the
 _EXPLAINED = {
     "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
-    "ambiguous": "ambiguous: more than one kind of layer fits these shapes (--format json says which)",
+    "ambiguous": "ambiguous: more than one kind of layer fits these shapes",
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",
     MULTIPLIED: "in × out: a Linear whose weight lies as (in, out); the code multiplies with it as it lies",
     "view": "view: the tensor shares its storage with others, or is part of a larger one that the file holds whole",
@@ -69,7 +70,7 @@ def footnotes(
         *notes_on_packed(checkpoint, layers),
         *notes_on_tensorless(checkpoint),
         *_notes_on_names(checkpoint),
-        *([] if everything else _notes_on_left_out(layers, [*shown, *beyond])),
+        *([] if everything else note_on_left_out(layers, [*shown, *beyond], _all())),
         *(_notes_on_foreign_names(checkpoint) if everything else []),
         *_notes_on_dangers(checkpoint),
         *checkpoint.notes,
@@ -78,7 +79,8 @@ def footnotes(
 
 def note_on_more(rows: int, limit: int) -> str:
     """How many rows `--limit` leaves out."""
-    return f"{plural(rows, 'more row')} not shown; --limit {limit} leaves {'it' if rows == 1 else 'them'} out"
+    them = "it" if rows == 1 else "them"
+    return f"{plural(rows, 'more row')} not shown{by_reader(f'; --limit {limit} leaves {them} out')}"
 
 
 def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
@@ -94,10 +96,17 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
         yield _PATCH
         if any(layer.patch and "assumed" in layer.tags for layer in shown):
             yield _ASSUMED_PATCH
-    yield from (text for tag, text in _EXPLAINED.items() if tag in used)
+    for tag, text in _EXPLAINED.items():
+        if tag in used:
+            yield f"{text}{_which()}" if tag == "ambiguous" else text
     misfit = Doubt.BIAS_DOES_NOT_FIT
     for layer in (layer for layer in shown if misfit in layer.doubts):
         yield f"{layer_name(layer)}: {misfit.sentence(layer.weight, layer.bias)}"
+
+
+def _which() -> str:
+    """Where the kinds of an ambiguous layer are told."""
+    return by_reader(" (--format json says which)", " (the layer's notes say which)")
 
 
 def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
@@ -113,17 +122,24 @@ def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:
 def _notes_on_names(checkpoint: Checkpoint) -> Iterator[str]:
     """Prefixes that are not shown, and roots that were not opened."""
     for prefix, keys in checkpoint.prefixes.items():
-        yield f"{count(keys)} of {count(len(checkpoint.tensors))} keys have {prefix!r}, which is not shown"
+        have = "has" if keys == 1 else "have"
+        yield f"{count(keys)} of {plural(len(checkpoint.tensors), 'key')} {have} {prefix!r}, which is not shown"
     others = [f"{root.path or '.'} ({plural(len(root.tensors), 'tensor')})" for root in _others(checkpoint)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        yield f"other roots: {', '.join(others[:5])}{more}; --root chooses"
+        choosing = by_reader("--root chooses", "open(path, root=…) chooses")
+        yield f"other roots: {', '.join(others[:5])}{more}; {choosing}"
 
 
-def _notes_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer]) -> Iterator[str]:
+def note_on_left_out(layers: Sequence[Layer], shown: Sequence[Layer], way: str) -> Iterator[str]:
+    """Of which kinds the layers are that are not shown, if there are any, and the way to see them."""
     left_out = {layer.name for layer in layers} - {layer.name for layer in shown}
     if left_out:
-        yield f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}; --all shows all"
+        yield f"not shown: {_kinds([layer for layer in layers if layer.name in left_out])}{way}"
+
+
+def _all() -> str:
+    return by_reader("; --all shows all", "; find_layers lists all")
 
 
 def _notes_on_foreign_names(checkpoint: Checkpoint) -> Iterator[str]:

@@ -12,9 +12,9 @@ from convinspect.render.style import BAD, GOOD, NAME, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
 from convinspect.showing.causes import by_cause
 from convinspect.showing.commands import can_be_converted, step_commands
-from convinspect.showing.diff import BY_CAUSE, Listing
+from convinspect.showing.diff import BY_CAUSE, Listing, note_on_causes
 from convinspect.showing.diff_payload import checkpoint_payload, missing_payload, prefix_payload
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import by_reader, flagged
 from convinspect.showing.opened import opened_name
 from convinspect.showing.pytorch_lines import by_hand_lines, lines_of
 from convinspect.showing.verdict import command_lines, obstacle_cell, prefix_text, what_changes, with_missing
@@ -31,7 +31,6 @@ _COLUMNS = (
 _FIXES = {
     Fix.CONVERT: Styled("convert", GOOD),
     Fix.RENAME: Styled("rename", GOOD),
-    Fix.LIKE: Styled("convert --like", WARN),
     Fix.PYTORCH: Styled("PyTorch", WARN),
     Fix.NONE: Styled("nothing", BAD),
     Fix.ALREADY: Styled("already", GOOD),
@@ -61,7 +60,7 @@ def error_table(report: ErrorReport, listing: Listing = BY_CAUSE) -> Table:
         [_row(name, alike, counted) for name, alike in members],
         title=f"A: {opened_name(report.checkpoint)} · load_state_dict error",
         lead=(with_missing(_verdict(report), report.missing), *_prefixes(report)),
-        notes=(*_notes(report), *(["a row for each cause; --all lists every key"] if counted else [])),
+        notes=(*_notes(report), *([note_on_causes()] if counted else [])),
         raw=[() if counted else _raw(name, alike[0]) for name, alike in members],
     )
 
@@ -92,9 +91,13 @@ def _row(name: str, alike: Sequence[Answer], counted: bool) -> tuple[Cell, ...]:
         name,
         stored,
         wanted,
-        _FIXES[first.fix],
+        _fixed_by(first.fix),
         note,
     )
+
+
+def _fixed_by(fix: Fix) -> Cell:
+    return Styled(by_reader("convert --like", "convert(like=…)"), WARN) if fix is Fix.LIKE else _FIXES[fix]
 
 
 def _raw(name: str, answer: Answer) -> tuple[object, ...]:
@@ -166,14 +169,15 @@ def _notes(report: ErrorReport) -> Iterable[str]:
         yield f"not understood: {safe(line)}"
     more = len(report.unread) - _UNREAD_SHOWN
     if more > 0:
-        yield f"not understood: {count(more)} more {'line' if more == 1 else 'lines'}"
+        yield f"not understood: {plural(more, 'more line')}"
     renamed = any(answer.fix == Fix.RENAME for answer in report.answers)
     if renamed or report.root:
         when = "after renaming" if renamed else "then"
         yield f"PyTorch compares shapes only of keys that agree: {when} it may find other mismatches"
     others = sum(answer.fix == Fix.OTHER_CHECKPOINT for answer in report.answers)
     if 0 < others < len(report.answers):
-        yield f"{count(others)} lines are not about this file; is it the one that was loaded?"
+        are = "is" if others == 1 else "are"
+        yield f"{plural(others, 'line')} {are} not about this file; is it the one that was loaded?"
 
 
 def error_commands(report: ErrorReport) -> list[str]:
@@ -185,7 +189,12 @@ def error_commands(report: ErrorReport) -> list[str]:
 def error_typed(report: ErrorReport) -> list[str]:
     """The same as lines below a heading."""
     typed = error_commands(report)
-    return [*command_lines(typed, _changes(report)), *by_hand_lines(_pytorch(report), bool(typed))]
+    return [*command_lines(typed, _changes(report)), *error_pytorch(report)]
+
+
+def error_pytorch(report: ErrorReport) -> list[str]:
+    """The lines of PyTorch among them, below a heading; [] if there are none."""
+    return by_hand_lines(_pytorch(report), bool(error_commands(report)))
 
 
 def _pytorch(report: ErrorReport) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from convinspect.arrays.read import Array
 from convinspect.arrays.stats import Stats
 from convinspect.checkpoint import Checkpoint
+from convinspect.converting.possible import Way
 from convinspect.errors import ConvInspectError
 from convinspect.kinds import CONV_TRANSPOSES, CONVOLUTIONS, LISTED, shown_kind
 from convinspect.layers.numberless import lines_on_numbers
@@ -21,7 +22,6 @@ from convinspect.layouts import axis_names
 from convinspect.records import Layer
 from convinspect.render.cells import count, elide, safe, shape, size
 from convinspect.reporting.numbers import Numbers, Picture
-from convinspect.reporting.possible import Way
 from convinspect.reporting.room import LONGEST_NAME
 from convinspect.reporting.summary import Summary
 from convinspect.showing.commands import can_be_converted, quoted, way_command, way_words
@@ -92,7 +92,7 @@ def model_data(summary: Summary) -> dict[str, Any]:
         "rows": rows,
         "numbers": [_numbers(summary.numbers.get(place), texts) for place in range(len(shown))],
         "texts": texts.all,
-        "ways": [way_words(checkpoint, way) for way in ways],
+        "ways": [(short(what), *command) for what, *command in (way_words(checkpoint, way) for way in ways)],
         "together": [
             {"what": _together(way, number), "command": way_command(checkpoint, way)}
             for way, number in summary.possible.together
@@ -181,7 +181,8 @@ def _row(
     flags |= _BIAS * (layer.bias is not None)
     reason = summary.possible.reasons.get(id(layer), "")
     convertible = can_be_converted(summary.checkpoint)
-    possible = [ways.setdefault(way, len(ways)) for way in summary.possible.ways.get(id(layer), ()) if convertible]
+    changes = summary.possible.changes.get(id(layer), ()) if convertible else ()
+    possible = [ways.setdefault(change.way, len(ways)) for change in changes]
     named = quoted(layer.name or "(root)")
     return [
         texts.place(shown_kind(layer.kind, layer.tags), 60),

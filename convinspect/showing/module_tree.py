@@ -49,7 +49,7 @@ def tree_table(
         beyond: How many rows are left out, since there are too many.
     """
     lines = list(_lines(tree))
-    seen = [layer for _, _, node in lines for layer in node.layers]
+    seen = [layer for *_, node in lines for layer in node.layers]
     notes = [
         *([note_on_more(beyond, len(lines))] if beyond else []),
         *([_COUNTED] if len(shown) < len(layers) else []),
@@ -65,12 +65,13 @@ def tree_table(
         columns = tuple(c._replace(title="numbers", key="numel") if c.title == "params" else c for c in columns)
     return Table(
         columns,
-        [_row(lead, node, tree.parameters) for lead, _, node in lines],
+        [_row(lead, node, tree.parameters) for lead, _, _, node in lines],
         title=title_of(checkpoint),
         summary=totals_lines(checkpoint, layers),
         notes=tuple(notes),
-        raw=[_raw(depth, node, tree.parameters) for _, depth, node in lines],
+        raw=[_raw(depth, node, tree.parameters) for _, _, depth, node in lines],
         more=_MORE,
+        under=[under for _, under, _, _ in lines],
     )
 
 
@@ -93,12 +94,12 @@ def tree_payload(node: Node, all_parameters: int) -> dict[str, Any]:
     }
 
 
-def _lines(tree: Node) -> Iterator[tuple[str, int, Node]]:
-    """Each node with the lines of the tree before its name, and its depth; parents first."""
+def _lines(tree: Node) -> Iterator[tuple[str, str, int, Node]]:
+    """Each node with the lines of the tree before its name, those that go on below it, and its depth; parents first."""
     waiting = [("", "", 0, tree)]
     while waiting:
         lead, under, depth, node = waiting.pop()
-        yield lead, depth, node
+        yield lead, f"{under}{'│ ' if node.children else '  '}", depth, node
         last = len(node.children) - 1
         below = [
             (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from convinspect.render.table import Block, Table
+from convinspect.showing.flags import for_python
 
 Tables: TypeAlias = Table | Block | Sequence[Table | Block]
 
@@ -26,10 +27,15 @@ def show_in_notebooks(record: type, draw: Callable[[Any], Tables]) -> None:
         from convinspect.render.emit import as_shown
         from convinspect.render.html import html_of
 
-        drawn = draw(self)
-        return html_of(as_shown(drawn))
+        with for_python():
+            return html_of(as_shown(draw(self)))
 
     record._repr_html_ = _repr_html_  # type: ignore[attr-defined]
+
+
+def with_lines(table: Table, lines: Sequence[str]) -> Tables:
+    """A table, and below it lines to copy, of which the first is blank, if there are any."""
+    return [table, Block(tuple(lines[1:]))] if lines else table
 
 
 def checkpoint_table(checkpoint: Any) -> Tables:

@@ -6,7 +6,7 @@ from typing import Any
 
 from convinspect import __version__
 from convinspect.diffing.differences import Difference, DiffReport, Kind
-from convinspect.render.cells import count, safe, shape
+from convinspect.render.cells import safe, shape
 from convinspect.render.style import BAD, GOOD, WARN
 from convinspect.render.table import Cell, Styled, plain
 from convinspect.reporting.room import LONGEST_NAME
@@ -16,6 +16,7 @@ from convinspect.showing.flags import flagged
 from convinspect.showing.model_data import Texts, figure, model_data, short
 from convinspect.showing.opened import opened_name
 from convinspect.showing.verdict import STYLES, commands, counts_cell, prefix_lines, pytorch_lines, verdict_cell
+from convinspect.text import more_are
 
 DIFFERENCES = 1_000_000
 """Bytes of a page that rows of differences may fill."""
@@ -71,7 +72,7 @@ def _differences(report: DiffReport, a: Summary, b: Summary) -> dict[str, Any]:
         "pytorch": pytorch_lines(report),
         "notes": [
             *(short(flagged(note)) for note in notes(report)),
-            *([f"{count(left)} more tensors are not in this page, which would be too large"] if left else []),
+            *([f"{more_are(left, 'tensor')} not in this page, which would be too large"] if left else []),
         ],
         "compared": report.compared,
         "styles": {kind.value: _TONES.get(style, "") for kind, style in STYLES.items()},

@@ -20,6 +20,7 @@ from convinspect.render.table import WHOLE, Cell, Column, Styled, Table
 from convinspect.showing.footnotes import LEGEND, footnotes, note_on_more
 from convinspect.showing.opened import opened_name
 from convinspect.showing.tensorless import without_shapes
+from convinspect.text import plural
 
 _WARNING_TAGS = {"assumed", "ambiguous", "bias?", "view", "quantized", "packed", "recurrent"}
 _BAD_TAGS = {"incomplete", "cut", "empty"}
@@ -28,7 +29,7 @@ _COLUMNS = (
     Column("name", style=NAME, priority=100, elide=True, key="name", min_width=WHOLE, never_hidden=True),
     Column("kind", priority=99, key="kind", never_hidden=True),
     Column("weight", priority=98, key="weight_shape", never_hidden=True),
-    Column("in → out", justify="right", priority=20, key="in_out"),
+    Column("in → out", justify="right", priority=20, key="in_out", repeats=True),
     Column("k", justify="right", style=QUIET, priority=60, foldable=True, key="kernel_size"),
     Column("bias", style=QUIET, priority=55, foldable=True, key="bias"),
     Column("dtype", style=QUIET, priority=30, foldable=True, key="dtype"),
@@ -231,13 +232,12 @@ def totals_lines(checkpoint: Checkpoint, layers: Sequence[Layer]) -> tuple[Cell,
     stored = (
         f", in storages of {size(sums['storage_nbytes'])}" if sums["storage_nbytes"] > sums["tensor_nbytes"] else ""
     )
-    words = "layer" if sums["layers"] == 1 else "layers"
-    numbers = f"{count(sums['parameters'])} parameters"
+    numbers = plural(sums["parameters"], "parameter")
     if checkpoint.root.role == "optimizer":
-        numbers = f"{count(checkpoint.totals().numel)} numbers of optimizer state"
+        numbers = f"{plural(checkpoint.totals().numel, 'number')} of optimizer state"
     return (
         (
-            Styled(f"{count(sums['layers'])} conv and linear {words}, ", "bold"),
+            Styled(f"{plural(sums['layers'], 'conv and linear layer')}, ", "bold"),
             pointwise,
             *([Styled(f", {count(sums['patch'])} patch", GOOD)] if sums["patch"] else []),
             Styled(

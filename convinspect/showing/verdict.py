@@ -8,6 +8,7 @@ from convinspect.converting.relations import PURE, relate_tensors
 from convinspect.diffing.differences import KINDS, Difference, DiffReport, Kind, Square, Verdict
 from convinspect.diffing.missing_numbers import Lack, Missing
 from convinspect.diffing.steps import planned_steps
+from convinspect.errors import Option, Wording
 from convinspect.keys.pairing import Prefix
 from convinspect.layers.find import find_layers
 from convinspect.render.cells import count
@@ -35,8 +36,25 @@ def counts_cell(report: DiffReport) -> Cell:
         number = counts[kind]
         if number or kind == Kind.SAME:
             pieces += [Styled(" · ")] if pieces else []
-            pieces.append(Styled(f"{count(number)} {kind}", "" if kind == Kind.SAME else STYLES[kind]))
+            pieces.append(
+                Styled(f"{count(number)} {_counted(kind, number)}", "" if kind == Kind.SAME else STYLES[kind])
+            )
     return tuple(pieces)
+
+
+_COUNTED = {
+    Kind.RANK_DIFFERS: ("rank differs", "ranks differ"),
+    Kind.SHAPE_DIFFERS: ("shape differs", "shapes differ"),
+    Kind.DTYPE_DIFFERS: ("dtype differs", "dtypes differ"),
+    Kind.PERMUTED: ("with axes permuted", "with axes permuted"),
+    Kind.VALUES_DIFFER: ("with other values", "with other values"),
+    Kind.NO_TENSOR: ("is no tensor", "are no tensors"),
+}
+"""What is counted of one tensor, and of several, where it is not the kind's own words."""
+
+
+def _counted(kind: Kind, number: int) -> str:
+    return _COUNTED.get(kind, (kind, kind))[number != 1]
 
 
 def prefix_lines(report: DiffReport) -> Iterable[Cell]:
@@ -92,7 +110,7 @@ def _verdict_cell(report: DiffReport) -> Cell:
     if otherwise := _otherwise(report):
         return (Styled(said, WARN), Styled(otherwise))
     if report.maybe_turned:
-        more = "" if report.compared else "; --values compares the numbers"
+        more = "" if report.compared else f"; {values_compare()}"
         doubt = f", and may compute something else: {_may_be(len(report.maybe_turned))} transposed as others are{more}"
         return (Styled(said, WARN), Styled(doubt))
     end = "; its numbers differ" if any(difference.deviation for difference in report.remarkable) else ""
@@ -100,6 +118,11 @@ def _verdict_cell(report: DiffReport) -> Cell:
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
     return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
+
+
+def values_compare() -> str:
+    """What compares the numbers too."""
+    return flagged(Wording(Option("values"), " compares the numbers too"))
 
 
 def _otherwise(report: DiffReport) -> str:
@@ -148,7 +171,12 @@ def typed_lines(report: DiffReport) -> list[str]:
     """Commands that fix all that can be fixed, below a heading; [] if there are none."""
     typed = commands(report)
     lines = command_lines(typed, what_changes(len(report.converted), bool(report.rules)))
-    return [*lines, *by_hand_lines(pytorch_lines(report), bool(typed))]
+    return [*lines, *by_hand(report)]
+
+
+def by_hand(report: DiffReport) -> list[str]:
+    """Lines of PyTorch for what no conversion fixes, below a heading; [] if there are none."""
+    return by_hand_lines(pytorch_lines(report), bool(commands(report)))
 
 
 def command_lines(lines: Sequence[str], what: str) -> list[str]:

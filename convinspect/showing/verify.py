@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
 from convinspect.render.table import Cell, Column, Styled, Table
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import by_reader, flagged
 from convinspect.text import first_few, plural, with_article
 from convinspect.verifying.causes import Cause, Why
 from convinspect.verifying.findings import Report
@@ -245,9 +245,9 @@ def _notes(report: Report) -> Iterable[str]:
     unsure = {check.unsure.why for check in report.layers if check.unsure}
     turned = {Why.TURNED_UNSURE, Why.TRANSPOSED_UNSURE}
     if turned & unsure:
-        yield "rows and columns: --layer NAME says that a layer was to be transposed"
+        yield f"rows and columns: {_layer_says()} that a layer was to be transposed"
     if unsure - turned:
-        yield "another shape: --layer NAME says that a layer was to get it"
+        yield f"another shape: {_layer_says()} that a layer was to get it"
     if report.reshaped and not (report.model is not None and not report.model.cause):
         shapes = [f"{name} {cause.facts['before']} → {cause.facts['after']}" for name, cause in report.reshaped.items()]
         proved = "proved are the numbers and their order, not that a model wants these shapes or uses them alike"
@@ -269,6 +269,10 @@ def _notes(report: Report) -> Iterable[str]:
         yield f"assumed: {', '.join(assumed)}, which a state_dict does not record{end}"
     yield from map(flagged, report.notes)
     yield from _model_notes(report.model)
+
+
+def _layer_says() -> str:
+    return by_reader("--layer NAME says", "layer=NAME says")
 
 
 def _output_notes(report: Report) -> Iterable[str]:

@@ -139,7 +139,7 @@ def stats_table(checkpoint: Checkpoint, rows: Iterable[tuple[Layer, Stats]], not
     return Table(
         _STATS_COLUMNS,
         [_stats_row(layer, stats) for layer, stats in layers],
-        title=f"{opened_name(checkpoint)} · kernels of {plural(len(layers), 'layer')}",
+        title=f"{opened_name(checkpoint)} · weights of {plural(len(layers), 'layer')}",
         notes=(*lines, *notes),
         raw=[
             (layer_name(layer), "×".join(map(str, layer.weight.shape)), *_stats_values(stats)[:-1],

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from convinspect.browsing.becoming import prospects
 from convinspect.browsing.facts import layer_lines, module_lines
 from convinspect.browsing.model import Model, open_model
 from convinspect.browsing.numbers import read_numbers
@@ -15,6 +14,7 @@ from convinspect.browsing.outline import Outline
 from convinspect.browsing.sheet import picture_lines
 from convinspect.browsing.stats_lines import stats_lines
 from convinspect.browsing.tree_rows import head_texts, tree_line
+from convinspect.converting.possible import possible
 from convinspect.errors import ConvInspectError
 from convinspect.layers.tree import walk
 from convinspect.render.cells import cell_width
@@ -50,7 +50,7 @@ def walk_through(model: Model, width: int) -> int:
         check(module_lines(model, node, width), width)
     shown = 0
     for layer in model.layers[:MOST]:
-        check(layer_lines(model, layer, prospects(model.checkpoint, model.layers, layer), width), width)
+        check(layer_lines(model, layer, possible(model.checkpoint, model.layers, [layer]), width), width)
         try:
             numbers = read_numbers(model.checkpoint, layer, lambda: False)
         except ConvInspectError:

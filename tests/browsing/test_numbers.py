@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,28 @@ def test_reading_a_large_layer_stops_when_one_moves_on(tmp_path: Path, monkeypat
     assert len(asked) == 6
 
 
+def test_a_large_layer_is_read_as_often_as_its_statistics_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means come from the same pass over the numbers."""
+    read: list[int] = []
+
+    def counting(self: FileIO, into: memoryview) -> int:
+        read.append(len(into))
+        return plain(self, into)
+
+    plain = FileIO.readinto
+    counted = type("Counted", (FileIO,), {"readinto": counting})
+    weight = torch.randn(300, 200)
+    for dtype, passes in ((torch.bfloat16, 1), (torch.float32, 2)):
+        checkpoint = open_checkpoint(saved(tmp_path, a=weight.to(dtype)))
+        with monkeypatch.context() as patched:
+            patched.setattr(numbers, "MOST_IN_MEMORY", 1000)
+            patched.setattr(numbers, "_BAND", 1000)
+            patched.setattr("convinspect.arrays.storage.FileIO", counted)
+            read.clear()
+            read_numbers(checkpoint, find_layers(checkpoint)[0], go_on)
+        assert sum(read) == passes * weight.numel() * dtype.itemsize
+
+
 def test_a_file_that_changed_is_not_read(tmp_path: Path) -> None:
     path = saved(tmp_path, a=torch.zeros(4, 4))
     checkpoint = open_checkpoint(path)
@@ -87,5 +110,15 @@ def test_a_file_that_changed_is_not_read(tmp_path: Path) -> None:
 def test_a_large_layer_under_a_norm_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(saved(tmp_path, c__weight_g=torch.ones(8, 1, 1), c__weight_v=torch.randn(8, 4, 1)))
     monkeypatch.setattr(numbers, "MOST_IN_MEMORY", 10)
+    with pytest.raises(CannotShow, match="too many"):
+        read_numbers(checkpoint, find_layers(checkpoint)[0], go_on)
+
+
+def test_rows_that_are_longer_than_what_is_read_at_once_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(saved(tmp_path, a=torch.zeros(2, 50)))
+    monkeypatch.setattr(numbers, "MOST_IN_MEMORY", 10)
+    monkeypatch.setattr(numbers, "_LONGEST", 49)
     with pytest.raises(CannotShow, match="too many"):
         read_numbers(checkpoint, find_layers(checkpoint)[0], go_on)

@@ -203,7 +203,7 @@ def test_a_folder_is_titled_as_the_folder(tmp_path: Path) -> None:
     sharded = FIXTURES / "sharded"
     assert run("shapes", sharded).stdout.startswith("sharded · safetensors, 2 shards\n")
     assert run("shapes", ".", folder=sharded).stdout.startswith("sharded · safetensors, 2 shards\n")
-    assert run("weights", sharded, "--stats").stdout.startswith("sharded · kernels of ")
+    assert run("weights", sharded, "--stats").stdout.startswith("sharded · weights of ")
     assert run("diff", sharded, FIXTURES / "sharded_bin").stdout.startswith("A: sharded · B: sharded_bin\n")
     index = sharded / "model.safetensors.index.json"
     assert run("shapes", index).stdout.startswith("model.safetensors.index.json · safetensors, 2 shards\n")

@@ -14,7 +14,10 @@ import torch
 from support.paths import ROOT
 from support.shells import STARTED, Shell, put_program
 
-NAMES = ["conv.1", "conv.2", "fc:a", "my layer", "star*x", "bang!y", "quote'z", "dollar$(touch gone)", "uni.λ", "plain"]
+NAMES = [
+    "conv.1", "conv.2", "fc:a", "my layer", "star*x", "bang!y", "quote'z", "dollar$(touch gone)", "uni.λ", "plain",
+    'inch"w', "`touch gone`", "back\\slash",
+]  # fmt: skip
 INSTALLED = {
     "bash": {".bash_completions/convinspect.sh", ".bashrc"},
     "zsh": {".zfunc/_convinspect", ".zshrc"},
@@ -68,6 +71,8 @@ IN_ALL = {
     "weights model.pt sta\t": ["weights", "model.pt", "star*x"],
     "weights model.pt ban\t": ["weights", "model.pt", "bang!y"],
     "shapes 'pack.tar!de\t": ["shapes", "pack.tar!deep/model.pt"],
+    "shapes model.pt --layer=pl\t": ["shapes", "model.pt", "--layer=plain"],
+    "weights model.pt quo\t": ["weights", "model.pt", "quote'z"],
 }
 """What is typed behind `convinspect `, and what the program gets."""
 IN_BASH_AND_ZSH = {
@@ -80,22 +85,35 @@ IN_BASH_AND_ZSH = {
     "weights model.pt uni\t": ["weights", "model.pt", "uni.λ"],
     "weights model.pt nothing\t": ["weights", "model.pt", "nothing"],
 }
+IN_ZSH = {
+    "shapes model.pt --layer=fc:\t": ["shapes", "model.pt", "--layer=fc:a"],
+    "shapes model.pt --layer=my\\ l\t": ["shapes", "model.pt", "--layer=my layer"],
+    "shapes model.pt --layer=quo\t": ["shapes", "model.pt", "--layer=quote'z"],
+    "weights model.pt inc\t": ["weights", "model.pt", 'inch"w'],
+    "weights model.pt dol\t": ["weights", "model.pt", "dollar$(touch gone)"],
+    "weights model.pt bac\t": ["weights", "model.pt", "back\\slash"],
+}
+"""Names that would be something else in a piece of script, and words that begin with an option."""
 IN_BASH = {
     "help conv\t": ["help", "convert"],
     "explain --as li\t": ["explain", "--as", "linear"],
     "shapes mod\t": ["shapes", "model.pt"],
     "model.pt --root e\t": ["model.pt", "--root", "ema"],
-    "shapes model.pt --layer=fc:\t": ["shapes", "model.pt", "--layer=fc:a"],
+    "shapes model.pt --layer=my\\ l\t": ["shapes", "model.pt", "--layer=my layer"],
     'weights model.pt "sta\t': ["weights", "model.pt", "star*x"],
     "shapes pack.tar!\t": ["shapes", "pack.tar!deep/model.pt"],
     "weights pack.tar\\!deep/model.pt pl\t": ["weights", "pack.tar!deep/model.pt", "plain"],
     "shapes --layer pl model.pt" + "\x1b[D" * 9 + "\t": ["shapes", "--layer", "plain", "model.pt"],
 }
 """Cases of that shell alone, or that differ in nothing that the shell does; bash is the fastest."""
-CASES = {**IN_ALL, **IN_BASH_AND_ZSH, **IN_BASH}
+CASES = {**IN_ALL, **IN_BASH_AND_ZSH, **IN_ZSH, **IN_BASH}
 
 
-TRIED = {"bash": CASES, "zsh": {**IN_ALL, **IN_BASH_AND_ZSH}, "fish": IN_ALL}
+TRIED = {
+    "bash": {**IN_ALL, **IN_BASH_AND_ZSH, **IN_BASH},
+    "zsh": {**IN_ALL, **IN_BASH_AND_ZSH, **IN_ZSH},
+    "fish": IN_ALL,
+}
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_sentences_and_layouts_fit_too(width: int, more: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert max(map(cell_width, done.stdout.splitlines())) <= width
     said = " ".join(done.stdout.split())
-    assert "6 kernels, so 6 columns: each row of X meets each kernel once and gives one number." in said
+    assert "6 columns: each number is the dot product of a row of X and a kernel, plus the kernel's bias." in said
     if more:
         assert "the same to within 1e-15, which is rounding" in said
         assert "Y5" in said
@@ -271,7 +271,14 @@ def test_what_the_drawing_leaves_out_is_said_everywhere(tmp_path: Path, options:
         else:
             assert "left out of the drawing" not in page
         assert "assumed" not in page
-        assert ("each window of 3 neighbouring rows" in page) == (options["kernel_size"] == 3)
+        assert ("a window of 3 neighbouring rows" in " ".join(page.split())) == (options["kernel_size"] == 3)
+
+
+def test_a_bias_is_spoken_of_where_there_is_one(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Conv1d(3, 4, 1, bias=False), nn.Linear(3, 4)), tmp_path / "m.pt")
+    without, with_one = (" ".join(run("explain", tmp_path / "m.pt", name).stdout.split()) for name in "01")
+    assert "each number is the dot product of a row of X and a kernel. " in f"{without} "
+    assert "each number is the dot product of a row of X and a kernel, plus the kernel's bias." in with_one
 
 
 def test_a_state_dict_does_not_tell_and_that_is_said(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_the_command_draws_three_patches_without_colours() -> None:
     assert "\x1b" not in done.stdout
     assert not any(line.endswith(" ") for line in done.stdout.splitlines())
     said = " ".join(done.stdout.split())
-    assert "each patch meets each kernel once and gives one number." in said
+    assert "each number is the dot product of a patch and a kernel, plus the kernel's bias." in said
     assert "the same to within 1e-15, which is rounding." in said
     assert run("explain", "--patches", "--width", "80", "--as", "both").stdout == done.stdout
 

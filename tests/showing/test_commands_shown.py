@@ -16,6 +16,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.steps import Step
 from convinspect.showing.commands import can_be_converted, like_command, quoted, step_commands
+from support.in_process import call_main
 from support.paths import FIXTURES
 
 
@@ -64,6 +65,9 @@ def test_shards_become_a_folder_beside_theirs(tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / "sharded", tmp_path / "model")
     (index,) = (tmp_path / "model").glob("*.index.json")
     assert target(tmp_path / "model") == target(index) == "model_converted"
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "model", "inner/model")
+    assert target(tmp_path / "m.tar.gz") == "m_converted"
     assert can_be_converted(open_checkpoint(FIXTURES / "distributed"))
     assert can_be_converted(open_checkpoint(index))
 
@@ -83,6 +87,22 @@ def test_steps_lead_from_the_source_to_the_result(tmp_path: Path) -> None:
     assert step_commands(source, [], []) == []
     (alone,) = step_commands(source, [], ["0=fc"])
     assert alone == f"convinspect convert {place}.pt -o {place}_converted.pt --rename 0=fc --state-dict"
+
+
+@pytest.mark.parametrize("given", ["model", "model/", "."])
+def test_a_folder_is_named_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """Not by the index in it: what else the folder holds, such as `config.json`, goes along."""
+    shutil.copytree(FIXTURES / "sharded", tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "model" if given == "." else tmp_path)
+    source = open_checkpoint(given)
+    (command,) = step_commands(source, [Step("Linear", (), (), 1)], ())
+    said = "." if given == "." else "model"
+    made = "../model_converted" if given == "." else "model_converted"
+    assert command == f"convinspect convert {said} -o {made} --to linear"
+    assert like_command(source, source, True, ()).split()[6] == said
+    assert call_main(*command.split()[1:]).code == 0
+    assert (tmp_path / "model_converted" / "config.json").exists()
 
 
 @pytest.mark.parametrize("word", ["\ud800", "tab\t", "\udcff\x07", "名\n", "\ufeff"])

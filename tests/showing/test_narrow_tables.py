@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,18 @@ from torch import nn
 import convinspect
 from convinspect.checkpoint import Checkpoint
 from convinspect.cli.main import app
+from convinspect.errors import ConvInspectError
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
+from convinspect.layers.tree import module_tree
 from convinspect.records import Container, Contents, Layer, Root, Tensor, contiguous
 from convinspect.render.cells import cell_width
 from convinspect.render.fitting import fit
 from convinspect.render.plain_table import lines
 from convinspect.render.table import Table, plain
+from convinspect.showing.module_tree import tree_table
 from convinspect.showing.shapes import listing_table
-from support.paths import STNKD
+from support.paths import FIXTURES, STNKD
 
 WIDTHS = [24, 30, 50, 60, 80, 120]
 
@@ -166,16 +171,114 @@ def test_a_listing_that_drops_one_of_them_is_found(column: str) -> None:
     assert any(lacking(table._replace(columns=loose), layers, width) for width in range(30, 90))
 
 
-def test_columns_are_dropped_in_the_order_of_what_is_missed_least() -> None:
-    table, _ = listing([(f"blocks.{i}.conv", (4 * i + 4, 6, 1)) for i in range(3)] + [("fc", (64, 32))])
-    gone: list[str] = []
-    for width in range(130, 59, -1):
-        titles = [column.title for column in fit(table, width).columns]
-        said = " ".join(map(plain, fit(table, width).notes))
-        gone += [t for t in ("in → out", "dtype", "size", "params", "bias", "k") if t not in titles and t not in gone
-                 and f"{t} " not in said.partition(" in all rows")[0]]  # fmt: skip
-    assert gone == [each for each in ("in → out", "size", "params", "k") if each in gone]
-    assert gone[:2] == ["in → out", "size"]
+ORDER = ("in → out", "dtype", "size", "params")
+"""What a narrow listing goes without, in this order."""
+
+
+@cache
+def listings() -> list[tuple[str, Table]]:
+    """The listing of each fixture, and of layers whose columns differ from row to row."""
+    drawn = [("blocks", listing([(f"blocks.{i}.conv", (4 * i + 4, 6, 1)) for i in range(3)] + [("fc", (64, 32))])[0])]
+    for path in sorted(FIXTURES.iterdir()):
+        with suppress(ConvInspectError):
+            checkpoint = convinspect.open(path)
+            layers = find_layers(checkpoint)
+            drawn += [(path.name, listing_table(checkpoint, layers, unfolded(layers), everything)) for everything in
+                      (True, False)]  # fmt: skip
+    return drawn
+
+
+def out_of_order(table: Table, width: int) -> list[str]:
+    """Columns that such a listing is without, and before which another should have gone."""
+    titles = re.split(r"\s{2,}|\n *", "  ".join(column.title for column in fit(table, width).columns))
+    there = [title for title in ORDER if title in titles]
+    return [title for place, title in enumerate(ORDER) if title not in titles and set(ORDER[:place]) & set(there)]
+
+
+@pytest.mark.parametrize("widths", [range(40, 70), range(70, 100), range(100, 131)], ids=str)
+def test_columns_are_dropped_in_the_order_of_what_is_missed_least(widths: range) -> None:
+    faults = {(name, width): out_of_order(table, width) for name, table in listings() for width in widths}
+    assert {place: fault for place, fault in faults.items() if fault} == {}
+
+
+def test_a_column_that_goes_out_of_its_turn_is_found() -> None:
+    _, table = listings()[0]
+    late = tuple(each._replace(repeats=False) for each in table.columns)
+    assert {title for width in range(60, 100) for title in out_of_order(table._replace(columns=late), width)} == {
+        "dtype"
+    }
+
+
+def test_what_is_the_same_in_all_rows_is_said_below_before_figures_are_left_out() -> None:
+    _, table = listings()[0]
+    shown = fit(table, 70)
+    assert [column.title for column in shown.columns] == ["name", "kind", "weight", "k", "params", "size", "notes"]
+    assert "bias –, dtype float32 in all rows" in shown.notes
+    assert shown.notes[-1] == "1 column hidden: in → out; --width 97 or a pipe shows it"
+
+
+# --- trees at any width
+
+
+def tree_of(path: Path) -> Table:
+    checkpoint = convinspect.open(path)
+    layers = find_layers(checkpoint)
+    return tree_table(checkpoint, layers, module_tree(checkpoint, layers), layers, True)
+
+
+def tree_faults(table: Table, width: int) -> list[str]:
+    """What a tree of this width lacks of its names, kinds and shapes, and where its lines are broken."""
+    drawn = list(lines(table, width))
+    rule = next(place for place, line in enumerate(drawn) if set(line) == {"─"})
+    end = next((place for place, line in enumerate(drawn) if place > rule and not line), len(drawn))
+    body = drawn[rule + 1 : end]
+    faults = [f"too wide: {line}" for line in body if cell_width(line) > width]
+    for above, line in pairwise(body):
+        lead = re.match("[│ ]*[├└]", line)
+        if lead is not None:
+            place = len(lead[0]) - 1
+            # A child hangs below a line, or below the name of what it is in.
+            ends = re.match("[│ ]*(?:[├└]─ )?", above)
+            hangs = above[place : place + 1] in ("│", "├") or (ends is not None and ends.end() == place)
+            faults += [] if hangs else [f"broken above: {line}"]
+    text = bare(re.sub("[│├└─]", "", "".join(body)))
+    for row in table.rows:
+        said = [bare(plain(cell)) for cell in (row[0][1], row[1], row[2])]
+        faults += [] if all(map(text.__contains__, said)) else [f"lacks {said}"]
+    return faults
+
+
+TREES = [
+    "attention_recurrent.pt",
+    "pointnet_stnkd_module.pt",
+    "qwen2_vl.safetensors",
+    "gpt2_names.pt",
+    "lora.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_is_whole_at_any_width_and_its_lines_unbroken(name: str) -> None:
+    table = tree_of(FIXTURES / name)
+    assert {width: faults for width in range(40, 131) if (faults := tree_faults(table, width))} == {}
+    layer_lines = [line for line in lines(table, 40) if "Linear  (" in line or "Conv1d  (" in line]
+    assert layer_lines, "kind and shape are on one line"
+
+
+def test_a_tree_whose_lines_are_broken_is_found() -> None:
+    table = tree_of(FIXTURES / "attention_recurrent.pt")
+    assert any("broken" in fault for fault in tree_faults(table._replace(under=()), 40))
+
+
+def test_a_deep_tree_of_long_names_is_whole(tmp_path: Path) -> None:
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.default.weight"
+    shapes = {name.format(n): (64, 64) for n in range(3)} | {
+        "a_name_that_is_longer_than_the_line_is.c.weight": (4, 3, 1)
+    }
+    torch.save({key: torch.zeros(dims) for key, dims in shapes.items()}, tmp_path / "deep.pt")
+    table = tree_of(tmp_path / "deep.pt")
+    for width in range(40, 131):
+        assert [fault for fault in tree_faults(table, width) if "lacks" in fault or "wide" in fault] == []
 
 
 def test_below_60_columns_a_layer_has_two_lines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch import nn
 
 from convinspect.arrays.equality import Related, owner_of, relation
 from convinspect.checkpoint import open_checkpoint
-from support.in_process import Ended, run_in_process
+from support.in_process import Ended, call_main, run_in_process
+from support.paths import FIXTURES
 
 Weights = Callable[..., Ended]
 
@@ -83,3 +85,16 @@ def test_how_numbers_are_related_is_said_where_it_has_a_name(tmp_path: Path) -> 
     assert relation(counts["a"], counts["b"]) is None, "whole numbers have no factor"
     zeros = tensors(tmp_path, {"a": torch.zeros(6), "b": torch.ones(6)})
     assert relation(zeros["a"], zeros["b"]) is None
+
+
+@pytest.mark.parametrize("name", ["pointnet_stnkd.pt", "convs.pt", "gpt2_names.pt", "attention_recurrent.pt"])
+def test_without_a_name_the_layers_are_those_of_shapes(name: str) -> None:
+    """Statistics and numbers are of the same layers, and a line says of which kinds others are."""
+    path = FIXTURES / name
+    listed = [layer["name"] for layer in json.loads(call_main("shapes", path, "--json").out)["layers"]]
+    for more in (["--stats"], ["--rows", "0"]):
+        shown = json.loads(call_main("weights", path, *more, "--json").out)
+        assert [layer["name"] for layer in shown["layers"]] == listed
+        missed = "not shown: " in call_main("shapes", path).out
+        assert call_main("weights", path, *more).out.count("'*' names every layer") == missed
+    assert "'*'" not in call_main("weights", path, "*", "--stats").out
