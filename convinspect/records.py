@@ -54,13 +54,15 @@ class Storage(NamedTuple):
         start: Offset in bytes from the start of `file` to the data, or to their zip header when `local_header` is set.
             None when the bytes are not in the file (shapes only).
         local_header: `start` points at a zip local header, not at the data.
-        packed_nbytes: Size in the file of what is deflated or written as text, or None when it is stored as it is.
+        packed_nbytes: Size in the file of what is deflated, written as text or in `runs`, or None when it is stored as
+            it is.
         crc: The zip member's CRC-32, or None where the container keeps none (0 means "not computed").
         byteorder: "little" or "big".
         pieces: Of a distributed checkpoint, in which chunks the numbers lie; `file` is then its `.metadata`, and
             positions are those in the whole tensor, row by row.
         skipped: Of a deflated zip member, how many of its unpacked bytes come before the data.
         encoding: Python's name of the codec where a pickle wrote each byte as a character of a text; else "".
+        runs: Other storages of the file whose bytes, one after the other, are this one's, where they lie apart.
     """
 
     file: Path
@@ -75,6 +77,7 @@ class Storage(NamedTuple):
     pieces: ChunkedTensor | None = None
     skipped: int = 0
     encoding: str = ""
+    runs: tuple[Storage, ...] = ()
 
 
 class Tensor(NamedTuple):

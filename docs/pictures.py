@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convinspect.arrays.kernels import Choice, load_kernel, matrices
 from convinspect.checkpoint import open_checkpoint
+from convinspect.errors import CannotShow
 from convinspect.explaining.example import built_in, decimals, decimals_of_terms, sum_of
 from convinspect.explaining.patches import built_in_patches
 from convinspect.explaining.words import Language
@@ -16,6 +17,7 @@ from convinspect.layers.folding import unfolded
 from convinspect.layers.select import select
 from convinspect.render.emit import TerminalSize
 from convinspect.render.picture import save, save_steps
+from convinspect.render.raster import check_wide_face
 from convinspect.render.table import Block
 from convinspect.showing.explain import cell_focus, frame, row_focus
 from convinspect.showing.explain_steps import COMFORT, drawer
@@ -27,7 +29,7 @@ FIXTURE = ROOT / "fixtures" / "pointnet_stnkd.pt"
 
 
 def make(folder: Path) -> list[Path]:
-    """Write every picture to `folder`; the moving ones need Pillow."""
+    """Write every picture to `folder`; the moving ones need Pillow, and in Chinese a font for it."""
     checkpoint = open_checkpoint(FIXTURE)
     layers = find_layers(checkpoint)
     table = listing_table(checkpoint, layers, unfolded(select(layers)), everything=False)
@@ -57,18 +59,34 @@ def make(folder: Path) -> list[Path]:
         written.append(folder / f"{name}.svg")
         save(thing, written[-1], title, width)
     moving = {
-        "explain": ("convinspect explain --animate", stepped(), 118),
-        "patches": ("convinspect explain --patches --animate", patched_steps(), COMFORT),
+        "explain": ("convinspect explain --animate", stepped("en"), 118),
+        "patches": ("convinspect explain --patches --animate", patched_steps("en"), COMFORT),
     }
+    if has_wide_face():
+        moving |= {
+            "explain-zh": ("convinspect explain --animate --lang zh", stepped("zh"), 118),
+            "patches-zh": ("convinspect explain --patches --animate --lang zh", patched_steps("zh"), COMFORT),
+        }
+    else:
+        print("no font with Chinese characters is here: explain-zh.gif and patches-zh.gif stay as they are")
     for name, (title, steps, width) in moving.items():
         written.append(folder / f"{name}.gif")
         save_steps(steps, written[-1], title, width)
     return written
 
 
-def stepped() -> list[Block]:
+def has_wide_face() -> bool:
+    """Whether Chinese can be drawn in pixels here."""
+    try:
+        check_wide_face()
+    except CannotShow:
+        return False
+    return True
+
+
+def stepped(lang: Language) -> list[Block]:
     """All cells of the built-in example, one after another."""
-    example = built_in(4)
+    example = replace(built_in(4), lang=lang)
     digits = decimals(example)
     sums = [sum_of(example, row, kernel) for row in range(4) for kernel in range(6)]
     return [
@@ -90,9 +108,9 @@ def patched(row: int, lang: Language) -> Block:
     return drawer(replace(built_in_patches(None, 4), lang=lang), True, COMFORT)(row_focus(row, 0), [0, 1, 2])
 
 
-def patched_steps() -> list[Block]:
+def patched_steps(lang: Language) -> list[Block]:
     """All cells of the same, one after another."""
-    example = built_in_patches(None, 4)
+    example = replace(built_in_patches(None, 4), lang=lang)
     draw = drawer(example, True, COMFORT)
     return [draw(cell_focus(row, kernel), [kernel]) for row in range(4) for kernel in range(3)]
 

@@ -120,7 +120,9 @@ def test_pictures_are_those_that_the_script_makes(tmp_path: Path) -> None:
     made = sorted(tmp_path.iterdir())
     assert made
     moving = [picture for picture in made if picture.suffix == ".gif"]
-    assert [picture.name for picture in moving] == ["explain.gif", "patches.gif"]
+    # Those in Chinese are made where there is a font for them.
+    assert {"explain.gif", "patches.gif"} <= {picture.name for picture in moving}
+    assert all((ROOT / "docs" / "images" / picture.name).exists() for picture in moving)
     for picture in set(made) - set(moving):
         kept = ROOT / "docs" / "images" / picture.name
         assert kept.read_text(encoding="utf-8") == picture.read_text(encoding="utf-8"), picture.name

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, FileIO
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -135,6 +137,8 @@ def _opened(path: Path, ahead: int = 0) -> _File:
 
 
 def _fetch_of(file: _File, storage: Storage) -> Fetch:
+    if storage.runs:
+        return _in_runs(file, storage)
     start = _data_start(file, storage)
     if storage.packed_nbytes is None:
         return _stored(file, storage, start)
@@ -170,6 +174,29 @@ def _seek(file: _File, position: int, storage: Storage) -> None:
         file.seek(position)
     except (OSError, OverflowError, ValueError):
         raise RefusedFile(f"record {storage.key} claims to lie at byte {position}", path=storage.file) from None
+
+
+def _in_runs(file: _File, storage: Storage) -> Fetch:
+    """Reads bytes that lie in several runs, as if these lay one after the other."""
+    ends = list(accumulate(run.nbytes for run in storage.runs))
+    # One run at a time: what is unpacked goes on where the file was left.
+    last: tuple[int, Fetch] | None = None
+
+    def fetch(begin: int, into: memoryview) -> None:
+        nonlocal last
+        done = 0
+        while done < len(into):
+            at = bisect_right(ends, begin + done)
+            if at == len(ends):
+                raise _ended(storage, begin + done)
+            if last is None or last[0] != at:
+                last = at, _fetch_of(file, storage.runs[at])
+            count = min(len(into) - done, ends[at] - begin - done)
+            first = ends[at] - storage.runs[at].nbytes
+            last[1](begin + done - first, into[done : done + count])
+            done += count
+
+    return fetch
 
 
 def _stored(file: _File, storage: Storage, start: int) -> Fetch:

@@ -20,7 +20,7 @@ from convinspect.checking.unpacked import scan_unpacked
 from convinspect.errors import ConvInspectError, NotThere
 from convinspect.formats import pieces, read_contents, sharded
 from convinspect.formats.containers.choose import checkpoint_within, others_in
-from convinspect.formats.containers.members import listed
+from convinspect.formats.containers.members import listed, steps_to
 from convinspect.formats.files import File
 from convinspect.formats.journal import check_no_journal
 from convinspect.formats.pickle.record import Pickle
@@ -61,7 +61,7 @@ def _checked(path: Path, values: bool, advance: Callable[[int], None]) -> Report
     collector = Collector(advance)
     container, shards = None, 0
     try:
-        container, shards = collector.run(_scan_path(path, values))
+        container, shards = collector.run(_scan_given(path, values))
     except ConvInspectError as error:
         _take_failure(collector, finding("unreadable", error.path or path, error.problem, remedy=error.remedy))
     except RecursionError:
@@ -96,6 +96,20 @@ def _take_failure(collector: Collector, failure: Finding) -> None:
         collector.take(failure)
 
 
+def _scan_given(path: Path, values: bool) -> Scan[_Kind]:
+    """Scan what a path names, which may lead into archives."""
+    for step in steps_to(path):
+        for name in step.inside.repeated:
+            if name == step.name or name.startswith(f"{step.name.rstrip('/')}/".lstrip("/")):
+                yield _named_again(step.path, name)
+    return (yield from _scan_path(path, values))
+
+
+def _named_again(archive: Path, name: str) -> Finding:
+    message = f"the archive holds {name!r} more than once; the last one is read, as tar and tarfile do"
+    return finding("duplicate-name", archive, message, subject=name)
+
+
 def _scan_path(path: Path, values: bool) -> Scan[_Kind]:
     check_no_journal(path)
     if distributed.is_distributed(path):
@@ -122,8 +136,7 @@ def _scan_member(path: Path, member: Path, values: bool) -> Scan[_Kind]:
     with File(path) as file:
         others, archive = others_in(file, member), listed(file)
     for name in archive.repeated if archive is not None else ():
-        message = f"the archive holds {name!r} more than once; the last one is read, as tar and tarfile do"
-        yield finding("duplicate-name", path, message, subject=name)
+        yield _named_again(path, name)
     inside = below(member)
     if inside is None:
         with File(member) as inner:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from convinspect.explaining.words import Words
-from convinspect.render.table import Block
+from convinspect.render.plain_table import block_cells
+from convinspect.render.table import Block, pieces
 from convinspect.showing.explain import cell_focus
 from convinspect.showing.explain_steps import cell_at, cell_count
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from convinspect.explaining.example import Example
     from convinspect.showing.explain_steps import DrawStep
 
@@ -40,7 +43,6 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
     from rich.live import Live
 
     from convinspect.explaining.example import sum_of
-    from convinspect.render.rich_table import render_block
 
     sum_of(example, *first)
     keys = (Words(example.lang)(_KEYS),) if by_keys else ()
@@ -49,12 +51,26 @@ def play(example: Example, draw: DrawStep, by_keys: bool, first: tuple[int, int]
     with Live(console=Console(), auto_refresh=False, screen=by_keys) as live:
         while index >= 0:
             row, kernel = cell_at(example, index)
-            live.update(render_block(_fitted(draw(cell_focus(row, kernel), [kernel]), keys, height)), refresh=True)
+            live.update(_rendered(_fitted(draw(cell_focus(row, kernel), [kernel]), keys, height)), refresh=True)
             if by_keys:
                 index, typed = moved(typer.getchar(), index, (len(example.f), len(example.w)), typed)
             else:
                 time.sleep(_SECONDS)
                 index = index + 1 if index < last else -1
+
+
+def _rendered(block: Block) -> RenderableType:
+    """A block's lines for Rich, which shows them unchanged: nothing in them is parsed as markup."""
+    from rich.console import Group
+    from rich.text import Text
+
+    lines = []
+    for cell in block_cells(block):
+        line = Text(no_wrap=True, overflow="crop")
+        for piece in pieces(cell):
+            line.append(piece.text, piece.style or None)
+        lines.append(line)
+    return Group(*lines)
 
 
 def _fitted(block: Block, keys: tuple[str, ...], height: int) -> Block:

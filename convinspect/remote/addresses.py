@@ -23,6 +23,9 @@ _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)"
 _QUERIED = ("http", "https")
 """Schemes whose addresses may end in `?name=value`, and whose names of files are quoted."""
 
+_WITHOUT_HOST = ("memory", "file", "local", "dir")
+"""Schemes whose addresses begin with a file's name, in which `@` stands for nothing."""
+
 
 def scheme_of(text: str) -> str:
     """The scheme that an address begins with, in lower case; "" where the text is none."""
@@ -64,8 +67,7 @@ class Address(type(Path())):  # type: ignore[misc]
         Args:
             inside: What stands between both. A login may hold it too.
         """
-        path = self.typed.find("/", self.typed.find("://") + 3)
-        at = self.typed.find(inside, path) if path >= 0 else -1
+        at = self.typed.find(inside, _behind_login(self.typed))
         return self if at < 0 else _address(self.typed[:at], self.scheme)
 
     @property
@@ -182,6 +184,15 @@ class Address(type(Path())):  # type: ignore[misc]
         from convinspect.remote.folders import status
 
         return status(self)
+
+
+def _behind_login(text: str) -> int:
+    """Where in an address its host begins, or what is in the host's place: of a chain, in the last of its addresses."""
+    start, scheme = 0, ""
+    for match in re.finditer(r"(?:^|(?<=::))([A-Za-z][A-Za-z0-9+.-]+)://", text):
+        start, scheme = match.end(), match[1].lower()
+    first, slash, _ = text[start:].partition("/")
+    return start + (first.rfind("@") + 1 if slash and scheme not in _WITHOUT_HOST else 0)
 
 
 def _unquoted(text: str) -> str:

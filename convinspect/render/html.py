@@ -11,7 +11,7 @@ from convinspect.render.cells import cell_width, count, is_narrow, safe
 from convinspect.render.fitting import fit
 from convinspect.render.grids import cells, size_of
 from convinspect.render.plain_table import block_cells
-from convinspect.render.style import HEAD, PALETTE, Scheme, css, look, tables_css
+from convinspect.render.style import HEAD, PALETTE, css, look, tables_css
 from convinspect.render.table import (
     Block,
     Cell,
@@ -60,38 +60,34 @@ def html_of(things: Iterable[Table | Block]) -> str:
     things = list(things)
     drawn = any(isinstance(thing, Block) and thing.grid is not None for thing in things)
     parts = (part for thing in things for part in (_block(thing) if isinstance(thing, Block) else _folded(thing)))
-    sheet = css("auto", _SCOPE, cells=drawn) + tables_css(_SCOPE) + f"{_SCOPE} {{ padding: .4em .8em; }}\n"
+    sheet = css(_SCOPE, cells=drawn) + tables_css(_SCOPE) + f"{_SCOPE} {{ padding: .4em .8em; }}\n"
     return f'<div class="convinspect">\n<style>\n{sheet}</style>\n{"".join(parts)}</div>\n'
 
 
-def html_page(things: Sequence[Table | Block], title: str, width: int | None, scheme: Scheme) -> Iterator[str]:
+def html_page(things: Sequence[Table | Block], title: str, width: int | None) -> Iterator[str]:
     """A page of tables and blocks, in parts.
 
     Args:
         things: One below the other.
         title: Of the page.
         width: Cells to fit tables in; None for all that they hold.
-        scheme: Whose colours.
     """
-    yield from page_head(title, scheme)
+    yield from page_head(title)
     for thing in things:
         yield from _block(thing) if isinstance(thing, Block) else _whole(fit(thing, width))
     yield "</main>\n</body>\n</html>\n"
 
 
-def page_head(
-    title: str, scheme: Scheme = "auto", *, lang: str = "en", cells: bool = True, styles: str = ""
-) -> Iterator[str]:
+def page_head(title: str, *, lang: str = "en", cells: bool = True, styles: str = "") -> Iterator[str]:
     """A page from its beginning to where its content starts, in `main`, with the style sheets.
 
     Args:
         title: Of the page.
-        scheme: Whose colours.
         lang: The language of its text, as HTML calls it.
         cells: Whether a heatmap's colours may be needed.
         styles: What the page has beside them.
     """
-    sheets = css(scheme, cells=cells) + tables_css(".convinspect")
+    sheets = css(cells=cells) + tables_css(".convinspect")
     # What comes from a file is put in last, so that nothing is looked for in it.
     head = _PAGE.replace("@LANG@", lang).replace("@CSS@", sheets).replace("@STYLES@", styles)
     yield head.replace("@TITLE@", escape(safe(title)))

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from convinspect.errors import CannotShow
 from convinspect.render.cells import cell_width, safe
@@ -16,12 +16,8 @@ from convinspect.render.drawing import Drawing, drawing
 from convinspect.render.emit import as_shown, markdown_blocks, only_tables, text_lines
 from convinspect.render.html import html_page
 from convinspect.render.plain_table import ColorSupport
-from convinspect.render.style import Scheme
 from convinspect.render.svg import DOTS, svg
 from convinspect.render.table import Block, Table, plain
-
-if TYPE_CHECKING:
-    from convinspect.render.raster import Tone
 
 _LOOSE_WIDTH = 100
 
@@ -32,13 +28,7 @@ class _Picture(NamedTuple):
     thing: object
     title: str
     width: int | None
-    scheme: Scheme
     payload: object
-
-    @property
-    def tone(self) -> Tone:
-        """Of pixels, which cannot follow the reader."""
-        return "light" if self.scheme == "light" else "dark"
 
 
 _Writer: TypeAlias = Callable[[_Picture], Iterator[str] | bytes]
@@ -49,7 +39,6 @@ def save(
     path: Path,
     title: str = "",
     width: int | None = None,
-    scheme: Scheme = "auto",
     payload: object = None,
 ) -> None:
     """Save a result to a file, atomically: an existing file is replaced only once the new one is complete.
@@ -59,7 +48,6 @@ def save(
         path: Its suffix decides: `.svg`, `.html`, `.png`, `.gif`, `.md`, `.txt`, `.csv` or `.json`.
         title: Of the window (SVG) or page (HTML).
         width: In cells; None for what the tables need.
-        scheme: "auto" follows the reader (SVG, HTML; pixels are dark then), or the one of light and dark.
         payload: What `.json` holds; the table's rows when None.
 
     Raises:
@@ -67,7 +55,7 @@ def save(
     """
     check_suffix(path)
     writer = _WRITERS[path.suffix.lower()]
-    _replace(path, writer(_Picture(thing, title, width, scheme, payload)))
+    _replace(path, writer(_Picture(thing, title, width, payload)))
 
 
 def save_text(path: Path, parts: Iterable[str]) -> None:
@@ -79,7 +67,7 @@ def save_text(path: Path, parts: Iterable[str]) -> None:
     _replace(path, iter(parts))
 
 
-def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None = None, tone: Tone = "dark") -> None:
+def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None = None) -> None:
     """Save drawings as an animated GIF, atomically.
 
     Args:
@@ -87,7 +75,6 @@ def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None
         path: Where to.
         title: Above them.
         width: In cells; None for what the widest needs.
-        tone: Of the colours.
 
     Raises:
         CannotShow: There is no Pillow or no font, the picture would be too large, or cannot be written.
@@ -96,7 +83,7 @@ def save_steps(steps: Sequence[Block], path: Path, title: str, width: int | None
 
     drawn = [drawing([step], width) for step in steps]
     widest = max(_titled(one, title, width).columns for one in drawn)
-    _replace(path, gif([one._replace(columns=widest) for one in drawn], safe(title), tone, 0.9))
+    _replace(path, gif([one._replace(columns=widest) for one in drawn], safe(title), 0.9))
 
 
 def check_suffix(path: Path) -> None:
@@ -128,23 +115,23 @@ def _titled(drawn: Drawing, title: str, width: int | None) -> Drawing:
 
 
 def _svg(picture: _Picture) -> Iterator[str]:
-    return svg(_drawing(picture), safe(picture.title), picture.scheme)
+    return svg(_drawing(picture), safe(picture.title))
 
 
 def _png(picture: _Picture) -> bytes:
     from convinspect.render.raster import png
 
-    return png(_drawing(picture), safe(picture.title), picture.tone)
+    return png(_drawing(picture), safe(picture.title))
 
 
 def _gif(picture: _Picture) -> bytes:
     from convinspect.render.raster import gif
 
-    return gif([_drawing(picture)], safe(picture.title), picture.tone, 1.0)
+    return gif([_drawing(picture)], safe(picture.title), 1.0)
 
 
 def _html(picture: _Picture) -> Iterator[str]:
-    return html_page(as_shown(picture.thing), safe(picture.title), picture.width, picture.scheme)
+    return html_page(as_shown(picture.thing), safe(picture.title), picture.width)
 
 
 def _txt(picture: _Picture) -> Iterator[str]:

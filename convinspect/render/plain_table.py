@@ -49,7 +49,7 @@ class ColorSupport(NamedTuple):
 
 
 def lines(table: Table, width: int | None = None, color: bool = False, depth: Depth = Depth.TRUE) -> Iterator[str]:
-    """The table as lines of text without line ends, the same text as from `rich_table.render` except for trailing
+    """The table as lines of text without line ends, the same text as Rich's tables have, except for trailing
     blanks. Widths are computed before the first line; the lines are made on demand.
 
     Args:

@@ -68,38 +68,36 @@ def check_pillow() -> None:
         ) from None
 
 
-def png(drawn: Drawing, title: str, tone: Tone) -> bytes:
+def png(drawn: Drawing, title: str) -> bytes:
     """A PNG of a drawing.
 
     Args:
         drawn: What to draw.
         title: In the bar at the top.
-        tone: Whose colours.
 
     Raises:
         CannotShow: Pillow or a font of one width is missing, or the picture would be too large.
     """
     out = io.BytesIO()
-    image = next(_drawn([drawn], title, tone))
+    image = next(_drawn([drawn], title))
     # Of a large one it takes seconds, to save a tenth.
     image.save(out, "PNG", optimize=image.width * image.height < 2_000_000)
     return out.getvalue()
 
 
-def gif(steps: Sequence[Drawing], title: str, tone: Tone, seconds: float) -> bytes:
+def gif(steps: Sequence[Drawing], title: str, seconds: float) -> bytes:
     """A GIF that shows one step after another in a loop; the last one stays three times as long.
 
     Args:
         steps: Each as for `png`.
         title: In the bar at the top.
-        tone: As for `png`.
         seconds: That each step stays.
 
     Raises:
         CannotShow: As for `png`.
     """
     # Half the size, and one set of colours for all steps, or the edges of letters would flicker.
-    small = (image.reduce(2) for image in _drawn(steps, title, tone))
+    small = (image.reduce(2) for image in _drawn(steps, title))
     first = next(small).quantize(64)
     # Not before the first step is drawn, which is what reports that Pillow is missing.
     from PIL.Image import Dither
@@ -129,7 +127,7 @@ def _grid_size(grid: Grid, drawn: Drawing) -> tuple[int, int, int]:
     return rows, columns, 2 * side
 
 
-def _drawn(steps: Sequence[Drawing], title: str, tone: Tone) -> Iterator[Image]:
+def _drawn(steps: Sequence[Drawing], title: str) -> Iterator[Image]:
     check_pillow()
     from PIL import Image, ImageDraw
 
@@ -139,31 +137,31 @@ def _drawn(steps: Sequence[Drawing], title: str, tone: Tone) -> Iterator[Image]:
     if max(size) > _MOST_PIXELS:
         raise CannotShow(f"a picture of {size[0]:,} × {size[1]:,} pixels is too large", "end the name in .svg or .html")
     for step in steps:
-        image = Image.new("RGB", size, _colour("paper", tone))
+        image = Image.new("RGB", size, _colour("paper"))
         draw = ImageDraw.Draw(image)
         for x in (48, 84, 120):
-            draw.ellipse((x - 10, 30, x + 10, 50), fill=_colour("rule", tone))
+            draw.ellipse((x - 10, 30, x + 10, 50), fill=_colour("rule"))
         words = elide(title, max(step.columns - DOTS, 8))
         left = (size[0] - cell_width(words) * _CELL) // 2
-        _text(draw, words, (left, 22), _colour("quiet", tone), faces[0])
+        _text(draw, words, (left, 22), _colour("quiet"), faces[0])
         top = _BAR
         for part in step.parts:
             if isinstance(part, Grid):
                 rows, _, side = _grid_size(part, step)
-                _grid(image, draw, part, top, side, tone)
+                _grid(image, draw, part, top, side)
                 top += rows * side
                 continue
             for mark in marks(part):
-                _mark(draw, mark, top, faces, tone)
+                _mark(draw, mark, top, faces)
             top += _LINE
         yield image
 
 
-def _grid(image: Image, draw: ImageDraw, grid: Grid, top: int, side: int, tone: Tone) -> None:
+def _grid(image: Image, draw: ImageDraw, grid: Grid, top: int, side: int) -> None:
     from PIL.Image import Resampling
 
     rows, columns = len(grid.steps), len(grid.steps[0])
-    colours = {step: _rgb(_colour(name_of(step), tone)) for row in grid.steps for step in set(row)}
+    colours = {step: _rgb(_colour(name_of(step))) for row in grid.steps for step in set(row)}
     small = image.resize((columns, rows))
     small.putdata([colours[step] for row in grid.steps for step in row])
     image.paste(small.resize((columns * side, rows * side), Resampling.NEAREST), (_MARGIN, top))
@@ -174,23 +172,23 @@ def _grid(image: Image, draw: ImageDraw, grid: Grid, top: int, side: int, tone: 
             left, upper = _MARGIN + x * side, top + y * side
             right, lower = left + side - 1, upper + side - 1
             for line in ((left, upper, right, lower), (left, lower, right, upper)):
-                draw.line(line, fill=_colour("paper", tone), width=max(side // 8, 1))
+                draw.line(line, fill=_colour("paper"), width=max(side // 8, 1))
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def _colour(name: str, tone: Tone) -> str:
-    return colour_of(name)[tone == "dark"]
+def _colour(name: str) -> str:
+    return colour_of(name)[1]
 
 
-def _mark(draw: ImageDraw, mark: Mark, top: int, faces: tuple[FreeTypeFont, FreeTypeFont], tone: Tone) -> None:
+def _mark(draw: ImageDraw, mark: Mark, top: int, faces: tuple[FreeTypeFont, FreeTypeFont]) -> None:
     look, left = mark.look, _MARGIN + mark.column * _CELL
-    ink = _colour(look.ink, tone)
+    ink = _colour(look.ink)
     right = left + mark.cells * _CELL
     if look.paper:
-        draw.rectangle((left, top, right - 1, top + _LINE - 1), fill=_colour(look.paper, tone))
+        draw.rectangle((left, top, right - 1, top + _LINE - 1), fill=_colour(look.paper))
     if mark.kind == "rule":
         draw.rectangle((left, top + _LINE // 2, right - 1, top + _LINE // 2 + 1), fill=ink)
     elif mark.kind == "box":

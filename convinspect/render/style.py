@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 HEAD = "bold"
 """Column titles and table titles."""
@@ -37,9 +37,6 @@ TYPEFACE = (
     "'PingFang SC', 'Microsoft YaHei', monospace"
 )
 """The one `font-family` of every SVG and HTML: what the reader's system has, nothing is fetched."""
-
-Scheme: TypeAlias = Literal["auto", "light", "dark"]
-"""The reader's choice (`prefers-color-scheme`), or one of the two where a viewer does not say."""
 
 
 class Colour(NamedTuple):
@@ -136,22 +133,20 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def css(scheme: Scheme = "auto", scope: str = ":root", cells: bool = True) -> str:
+def css(scope: str = ":root", cells: bool = True) -> str:
     """The palette as CSS variables: `--paper`, `--ink`, …, and `--font`, the typeface.
+
+    Their colours are those of the reader's scheme, or of a notebook (JupyterLab, VS Code, Colab) that says otherwise.
 
     A heatmap's cells are `--cell-16n` (most negative) to `--cell-1n`, `--cell-0`, `--cell-1` to `--cell-16`.
 
     Args:
-        scheme: "auto" follows the reader; it also follows a notebook (JupyterLab, VS Code, Colab) that says otherwise.
         scope: CSS selector of what has these variables.
         cells: Whether there is a heatmap, whose colours are most of the text.
     """
     light, dark = _variables(0, cells), _variables(1, cells)
-    common = f"{scope} {{ --font: {TYPEFACE}; color-scheme: {'light dark' if scheme == 'auto' else scheme}; }}\n"
-    if scheme != "auto":
-        return common + f"{scope} {{ {light if scheme == 'light' else dark} }}\n"
     return (
-        f"{common}{scope} {{ {light} }}\n"
+        f"{scope} {{ --font: {TYPEFACE}; color-scheme: light dark; }}\n{scope} {{ {light} }}\n"
         f"@media (prefers-color-scheme: dark) {{ {scope} {{ {dark} }} }}\n"
         f"{_hosts(_LIGHT_HOSTS, scope)} {{ color-scheme: light; {light} }}\n"
         f"{_hosts(_DARK_HOSTS, scope)} {{ color-scheme: dark; {dark} }}\n"

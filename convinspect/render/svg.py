@@ -14,7 +14,7 @@ from convinspect.render.cells import elide
 from convinspect.render.drawing import Drawing, Line
 from convinspect.render.grids import cells, names_of, size_of
 from convinspect.render.marks import BOXES, marks, strokes
-from convinspect.render.style import TYPEFACE, Look, Scheme, colour_of
+from convinspect.render.style import TYPEFACE, Look, colour_of
 from convinspect.render.table import Grid
 
 _FONT_SIZE = 14.0
@@ -28,13 +28,12 @@ DOTS = 16
 """Cells beside the title that the three dots take, on both sides so that it stays in the middle."""
 
 
-def svg(drawn: Drawing, title: str, scheme: Scheme = "auto") -> Iterator[str]:
+def svg(drawn: Drawing, title: str) -> Iterator[str]:
     """The SVG of a drawing.
 
     Args:
         drawn: What to draw.
         title: In the bar at the top; also the picture's accessible name.
-        scheme: Whose colours.
     """
     columns, names = drawn.columns, {"paper", "ink", "quiet", "rule"}
     body: list[str] = []
@@ -52,7 +51,7 @@ def svg(drawn: Drawing, title: str, scheme: Scheme = "auto") -> Iterator[str]:
     yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" class="drawn" role="img"'
     yield f' stroke-width="0" style="max-width: {width:.0f}px">\n'
     yield f"<title>{escape(title)}</title>\n"
-    yield f"<style>\n{_sheet(names, scheme)}</style>\n"
+    yield f"<style>\n{_sheet(names)}</style>\n"
     yield f'<rect class="frame" x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="8"/>\n'
     yield from (f'<circle class="rule" cx="{x}" cy="20" r="5"/>\n' for x in (24, 42, 60))
     yield f'<text class="quiet" x="{width / 2:.1f}" y="25" text-anchor="middle">'
@@ -61,7 +60,7 @@ def svg(drawn: Drawing, title: str, scheme: Scheme = "auto") -> Iterator[str]:
     yield "</svg>\n"
 
 
-def _sheet(names: Iterable[str], scheme: Scheme) -> str:
+def _sheet(names: Iterable[str]) -> str:
     common = (
         f".drawn text {{ font-family: {TYPEFACE}; font-size: {_FONT_SIZE:g}px; white-space: pre; }}\n"
         ".drawn .b { font-weight: bold; } .drawn .i { font-style: italic; } .drawn .u { text-decoration: underline; }\n"
@@ -69,8 +68,6 @@ def _sheet(names: Iterable[str], scheme: Scheme) -> str:
     named = sorted(name for name in names if not name.startswith("#"))
     light, dark = (" ".join(_rule(name, which) for name in named) for which in (0, 1))
     light, dark = f"{light} {_frame(0)}", f"{dark} {_frame(1)}"
-    if scheme != "auto":
-        return f"{common}{light if scheme == 'light' else dark}\n"
     return f"{common}{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
 
 

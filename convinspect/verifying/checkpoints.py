@@ -26,7 +26,6 @@ from convinspect.records import Layer, Tensor
 from convinspect.text import first_few, plural
 from convinspect.verifying.causes import Why, because
 from convinspect.verifying.findings import Findings, Report, merged
-from convinspect.verifying.layer_outputs import Checked
 from convinspect.verifying.layers import LayerCheck, check_layer, keys_of, unsure_of_shape
 from convinspect.verifying.metadata import compare_keys, compare_objects, compare_tags, compare_ties, note_lost_state
 from convinspect.verifying.options import VerifyOptions
@@ -39,6 +38,7 @@ from convinspect.verifying.other_roots import (
     plan_of,
 )
 from convinspect.verifying.parts_apart import parts_apart
+from convinspect.verifying.runnable import Checked
 from convinspect.verifying.state_fits import compare_states
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
 from convinspect.verifying.turned import Turned, as_in_out, find_turned, moved

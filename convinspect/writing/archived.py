@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convinspect.errors import CannotWrite, Option, Wording
-from convinspect.formats.containers.member import Member
+from convinspect.formats.containers.member import Member, same_as
 from convinspect.formats.containers.members import listed
 from convinspect.formats.containers.tar import BLOCK, header_with_size
 from convinspect.formats.files import File
@@ -47,8 +47,15 @@ def _plain_member(file: File, name: str) -> Member | None:
     if inside is None or member is None or member.compression:
         return None
     # What is linked to it would change with it.
-    shared = sum(one.start == member.start for one in inside.members.values())
-    return member if shared == 1 else None
+    return None if same_as(inside, name) else member
+
+
+def _why_not(file: File, name: str) -> str:
+    """Why a checkpoint's archive is not written again, as a part of a sentence about the checkpoint."""
+    inside = listed(file)
+    if inside is not None and inside.unpacked is None and name in inside.members and same_as(inside, name):
+        return f"has another name in its archive, {same_as(inside, name)[0]!r}"
+    return "lies in an archive within another" if INSIDE in name else "is compressed in its archive"
 
 
 def wrapped(source: Path, pieces: Sequence[Piece]) -> tuple[Path, list[Piece]]:
@@ -68,8 +75,7 @@ def wrapped(source: Path, pieces: Sequence[Piece]) -> tuple[Path, list[Piece]]:
     with File(outer) as file:
         member = _plain_member(file, name)
         if member is None:
-            what = "lies in an archive within another" if INSIDE in name else "is compressed in its archive"
-            raise CannotWrite(f"the checkpoint {what}, which is not written again here", _ALONE)
+            raise CannotWrite(f"the checkpoint {_why_not(file, name)}, which is not written again here", _ALONE)
         if member.local_header:
             return outer, _in_zip(file, name, pieces)
         return outer, _in_tar(file, member, pieces)

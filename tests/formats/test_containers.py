@@ -305,19 +305,49 @@ def test_a_hard_link_is_read_and_neither_name_is_rewritten(tmp_path: Path) -> No
         assert call_main("check", given).code == 0
         ended = call_main("convert", given, "-o", tmp_path / "new.tar", "--to", "linear")
         assert (ended.code, (tmp_path / "new.tar").exists()) == (2, False)
+        assert "the checkpoint has another name in its archive" in ended.err
+    # Both are one checkpoint, and it is said so where there are others.
+    check_numbers(convinspect.open(tmp_path / "m.tar"))
+    assert "not looked at" not in call_main("check", tmp_path / "m.tar").out
+    (tmp_path / "other.pt").write_bytes(TORCH)
+    subprocess.run(["tar", "-rf", "m.tar", "other.pt"], cwd=tmp_path, check=True)
+    said = call_main("shapes", tmp_path / "m.tar").err
+    assert "a tar archive that holds 2 checkpoints ('last.pt' is 'w.pt' again); give one of them: " in said
+    assert said.count(".tar!") == 2
 
 
-def test_names_that_are_there_twice_are_found(tmp_path: Path) -> None:
-    path = tmp_path / "m.tar"
-    with tarfile.open(path, "w") as archive:
-        for data in (b"old", TORCH):
-            info = tarfile.TarInfo("w.pt")
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    check_numbers(convinspect.open(path))
-    ended = call_main("check", path)
-    assert ended.code == 1
-    assert "'w.pt' more than once; the last one is read" in " ".join(ended.out.split())
+@pytest.mark.parametrize("given", ["", "!w.pt", "!./w.pt", "!ck/data.pkl", "!ck", "!", "!inner.tar!w.pt", "!once.pt"])
+def test_names_that_are_there_twice_are_found(tmp_path: Path, given: str) -> None:
+    """Of all that is asked for, and of no other: the archive's own, a member's, a folder's, an inner archive's."""
+    path, members = tmp_path / "m.tar", {"w.pt": [b"old", TORCH]}
+    if "ck" in given or given == "!":
+        with zipfile.ZipFile(io.BytesIO(TORCH)) as archive:
+            unpacked = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+        members = {f"{'ck/' * (given != '!')}{name}": [b"old", data] for name, data in unpacked.items()}
+    if "inner" in given:
+        members = {"inner.tar": [tar_of_all(members)]}
+    if "once" in given:
+        members["once.pt"] = [TORCH]
+    path.write_bytes(tar_of_all(members))
+    check_numbers(convinspect.open(f"{path}{given}"))
+    ended = call_main("check", f"{path}{given}")
+    said = " ".join(ended.out.split())
+    assert ("more than once; the last one is read" in said, ended.code) == (
+        (False, 0) if "once" in given else (True, 1)
+    )
+    assert "'w.pt' more than once" in said or "w.pt" not in given
+
+
+def tar_of_all(members: dict[str, list[bytes]]) -> bytes:
+    """A tar in which a name may have several members."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, every in members.items():
+            for data in every:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("name", ["../w.pt", "/etc/w.pt", "a/../../w.pt"])

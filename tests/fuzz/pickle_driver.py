@@ -15,6 +15,7 @@ from torch import nn
 from support.hostile.joblib_streams import dtype
 from support.hostile.opcodes import PAYLOAD, dict_of, integer, integers, octets, pickled, tensor, text
 from support.hostile.plain_pickles import array, loaded, stream
+from support.paths import FIXTURES
 
 _ARRAYS = {
     "conv.weight": np.arange(24, dtype="f4").reshape(4, 6, 1),
@@ -28,10 +29,11 @@ _TYPES = ("f4", "f8", "O8", "U2", "V8", "?", "b1", "f99", "", "M8")
 
 @lru_cache(maxsize=1)
 def sources() -> list[bytes]:
-    """Pickles of tensors, of a module and of arrays, in every protocol."""
+    """Pickles of tensors, of a module and of arrays, in every protocol; and Paddle's, with arrays in parts."""
     model = nn.Sequential(nn.Conv1d(4, 6, 1), nn.Linear(3, 2))
     values: list[object] = [dict(model.state_dict()), model, {"model": _ARRAYS}, {"a": {"kernel": np.eye(2)}, "b": {}}]
-    return [pickle.dumps(value, protocol) for value in values for protocol in range(6)]
+    cut = [(FIXTURES / "paddle" / f"cut_protocol_{protocol}.pdparams").read_bytes() for protocol in (2, 3)]
+    return [pickle.dumps(value, protocol) for value in values for protocol in range(6)] + cut
 
 
 def plain(random: Random, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +28,29 @@ def test_paddle_agrees(tmp_path: Path) -> None:
     assert torch.allclose(ours.float(), theirs, atol=1e-5)
 
 
-def test_parameters_in_parts_are_said_and_the_advice_makes_them_whole(tmp_path: Path) -> None:
-    """The keys are those of paddle/framework/io_utils.py, which cuts what is larger than a gigabyte."""
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int64"])
+def test_parameters_that_paddle_cuts_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, dtype: str
+) -> None:
+    """It cuts what is larger than a gigabyte; here another number stands in its code."""
     paddle = pytest.importorskip("paddle")
-    numbers = np.arange(12, dtype=np.float32)
-    names = [f"fc.weight@@.{n}" for n in range(3)]
+    io, utils = paddle.framework.io, paddle.framework.io_utils
+    space = dict(vars(utils))
+    exec(inspect.getsource(utils._unpack_saved_dict).replace("2**30 - 1", "60"), space)
+    monkeypatch.setattr(io, "_unpack_saved_dict", space["_unpack_saved_dict"])
     state = {
-        **dict(zip(names, (numbers[:5], numbers[5:10], numbers[10:]), strict=True)),
-        "fc.bias": np.ones(4, np.float32),
-        "UnpackBigParamInfor@@": {"fc.weight": {"OriginShape": (3, 4), "slices": names}},
+        name: paddle.randn(shape).astype(dtype) for name, shape in (("a.weight", (7, 9)), ("b", (31,)), ("c", (2,)))
     }
-    (tmp_path / "big.pdparams").write_bytes(pickle.dumps(state, protocol=2))
-    checkpoint = convinspect.open(tmp_path / "big.pdparams")
-    assert any(note.startswith("fc.weight: cut by paddle.save into flat parts") for note in checkpoint.notes)
-    loaded = paddle.load(str(tmp_path / "big.pdparams"))
-    assert np.array_equal(loaded["fc.weight"], numbers.reshape(3, 4))
-    paddle.save(loaded, str(tmp_path / "whole.pdparams"), protocol=4)
-    assert facts(layers_at(tmp_path / "whole.pdparams")["fc"])[:3] == ("Linear", 3, 4)
+    path = tmp_path / "m.pdparams"
+    paddle.save(state, str(path), protocol=protocol)
+    assert b"a.weight@@.1" in path.read_bytes()
+    loaded = paddle.load(str(path))
+    checkpoint = convinspect.open(path)
+    assert {name: (list(one.shape), one.dtype) for name, one in checkpoint.items()} == {
+        name: (one.shape, str(one.dtype).removeprefix("paddle.")) for name, one in loaded.items()
+    }
+    for name, theirs in loaded.items():
+        ours = checkpoint.read(name)
+        np.testing.assert_array_equal(ours.astype("f8"), theirs.astype("float64").numpy(), err_msg=name)
+    assert facts(layers_at(path)["a"])[:3] == ("Linear", 7, 9)

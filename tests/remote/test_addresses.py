@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import convinspect
 from convinspect.errors import CannotWrite, ConvInspectError, NotThere
 from convinspect.formats import read_contents
+from convinspect.formats.sources import member_of, outermost
 from convinspect.remote.addresses import Address, path_of
 from support.paths import FIXTURES
 from support.program import run
@@ -46,6 +48,24 @@ def test_what_an_address_is_called(address: str, name: str, suffix: str, parent:
         assert hash(again) == hash(path)
         assert isinstance(again, Address)
         assert again.typed == address
+
+
+@pytest.mark.parametrize(
+    ("archive", "member"),
+    [
+        ("memory://d.zip", "w.pt"), ("memory://d.zip", "a/run@3/w.pt"), ("memory://d.zip", "run@3/w.pt"),
+        ("memory://d.zip", "inner.tar!w.pt"), ("nowhere://d.zip", "w@x.pt"), ("nowhere://d.zip", "a/w.pt"),
+        ("file:///d.zip", "w.pt"), ("github://org:repo@main/d.zip", "w.pt"), ("https://host/d.zip", "w.pt"),
+        ("https://me:pa!ss@host/d.zip", "w.pt"), ("ssh://me!@host/d.zip", "w.pt"), ("s3://bucket/d.zip", "a!b/w.pt"),
+        ("simplecache::memory://d.zip", "w.pt"), ("zip://a!b.tar::memory://d.zip", "w.pt"),
+        ("zip://a.tar::https://me:pa!ss@host/d.zip", "w.pt"),
+    ],
+)  # fmt: skip
+def test_where_a_path_into_an_archive_begins(archive: str, member: str) -> None:
+    """Behind the name of the archive, whether a host stands before that or not; a login may hold the sign too."""
+    path = path_of(f"{archive}!{member}")
+    assert (os.fspath(outermost(path)), member_of(path)) == (archive, member)
+    assert outermost(path_of(archive)) == path_of(archive)
 
 
 def test_what_lies_beside_an_address() -> None:

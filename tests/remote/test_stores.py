@@ -173,10 +173,13 @@ def test_a_distributed_checkpoint_in_an_archive_in_a_store(tmp_path: Path, top: 
         for path in (FIXTURES / "distributed").iterdir():
             archive.write(path, top + path.name)
     name = f"{len(top)}.zip"
-    fsspec.filesystem("memory").put(str(tmp_path / "d.zip"), f"/held/{name}")
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path / "d.zip"), f"/held/{name}")
+    store.put(str(tmp_path / "d.zip"), f"/top-{name}")
     here = convinspect.open(FIXTURES / "distributed")
     first = next(iter(here))
-    for place in (f"memory://held/{name}", f"memory://held/{name}!{top}.metadata"):
+    held = [f"memory://held/{name}", f"memory://top-{name}"]
+    for place in (one + member for one in held for member in ("", f"!{top}.metadata")):
         there = convinspect.open(place)
         assert [*there] == [*here]
         assert np.array_equal(here.read(first), there.read(first))

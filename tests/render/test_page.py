@@ -11,15 +11,12 @@ import pytest
 
 from convinspect.explaining.example import built_in
 from convinspect.render.picture import save, save_steps
-from convinspect.render.style import Scheme
 from convinspect.showing.explain import cell_focus, frame
 from support.browser import chromium
 from support.program import run
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
-
-SCHEMES: tuple[tuple[Scheme, tuple[int, int, int]], ...] = (("auto", (22, 24, 29)), ("light", (255, 255, 255)))
 
 
 @pytest.fixture
@@ -98,13 +95,12 @@ def test_png_shows_the_marked_cell(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     made = built_in(4)
     block = frame(made, cell_focus(2, 3), False, 118, [], (2, 2))
-    for scheme, paper in SCHEMES:
-        save(block, tmp_path / "x.png", "title", 118, scheme)
-        with image.open(tmp_path / "x.png") as picture:
-            assert picture.size == (118 * 17 + 80, len(block.lines) * 38 + 2 * 38 + 120)
-            assert picture.getpixel((2, picture.size[1] - 2)) == paper
-            colors = {color for _, color in picture.getcolors(1 << 24)}
-            assert (255, 216, 77) in colors, "the colour that marks what is active"
+    save(block, tmp_path / "x.png", "title", 118)
+    with image.open(tmp_path / "x.png") as picture:
+        assert picture.size == (118 * 17 + 80, len(block.lines) * 38 + 2 * 38 + 120)
+        assert picture.getpixel((2, picture.size[1] - 2)) == (22, 24, 29)
+        colors = {color for _, color in picture.getcolors(1 << 24)}
+        assert (255, 216, 77) in colors, "the colour that marks what is active"
 
 
 def test_gif_has_a_picture_per_step(tmp_path: Path) -> None:

@@ -20,11 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.color import Color, ColorSystem
-from rich.console import Console
 
 from convinspect.errors import CannotShow
 from convinspect.render import plain_table as layout
-from convinspect.render import rich_table
 from convinspect.render.cells import cell_width, count, elide, is_narrow, safe, shape, size, wrap
 from convinspect.render.data import json_text, markdown
 from convinspect.render.emit import emit, terminal_size, wants_color
@@ -35,6 +33,7 @@ from convinspect.render.matrix import MatrixView, machine_table, matrix_table, s
 from convinspect.render.picture import save
 from convinspect.render.style import GOOD, NAME, QUIET, WARN, Depth, sgr
 from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces, plain
+from support.rich_table import by_rich
 
 GOLDEN = Path(__file__).parent / "golden"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -118,19 +117,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-def by_rich(table: Table, width: int | None) -> list[str]:
-    """What Rich prints, without styles and blanks at the ends of lines."""
-    fitted = fit(table, width)
-    text_lines = [line for cell in (*fitted.summary, *fitted.notes, fitted.title) for line in plain(cell).split("\n")]
-    enough = max(rich_table.needed(fitted), *map(cell_len, text_lines), width or 1)
-    console = Console(
-        file=io.StringIO(), width=enough, force_terminal=True, color_system="truecolor", legacy_windows=False
-    )
-    with console.capture() as capture:
-        console.print(rich_table.render(fitted))
-    return [line.rstrip(" ") for line in ESCAPE.sub("", capture.get()).split("\n")[:-1]]
 
 
 # Text

@@ -215,7 +215,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.flo
 
 
 # 10,000 take about a minute: EXAMPLES=10000 pytest tests/verifying/test_verify.py -k no_alarm
-EXAMPLES = int(os.environ.get("EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
 
 
 @settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])

@@ -71,7 +71,7 @@ def test_layers_that_run_as_one_end_as_each_by_itself(
     monkeypatch.setattr(stacked, "STRIP", rows)
     state = layers(dtype)
     together = report(tmp_path, state, converted(state))
-    monkeypatch.setattr(layer_outputs, "_jobs", lambda checked, options: ())
+    monkeypatch.setattr(layer_outputs, "jobs_of", lambda checked, options: ())
     alone = report(tmp_path, state, converted(state))
     assert together.equal
     assert len(together.layers) == len(alone.layers) == 14

@@ -10,7 +10,7 @@ from shlex import quote
 from convinspect.containers import ARCHIVES, ARRAYS, WEIGHTS
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, named
 from convinspect.formats.companions import is_companion
-from convinspect.formats.containers.member import Inside
+from convinspect.formats.containers.member import Inside, same_as
 from convinspect.formats.containers.members import command_for, listed
 from convinspect.formats.files import File
 from convinspect.formats.numpy_files.arrays import is_archive
@@ -78,14 +78,15 @@ def checkpoint_in(file: File) -> Path | None:
         return None
     folders = _folders(inside)
     inside = _without(inside, folders)
-    found = folders + _likeliest(inside)
+    found = folders + _each_once(inside, _likeliest(inside))
     if not found and inside.problem:
         raise BrokenFile(f"it is {inside.kind}, and {inside.problem}", "download or copy it again", file.path)
     if len(found) > 1:
         # All are shown, whatever their kind: which one is meant is for the user to say.
-        found += [name for name in _named(inside, (*_SUFFIXES[0], *_SUFFIXES[1])) if name not in found]
+        others = [name for name in _named(inside, (*_SUFFIXES[0], *_SUFFIXES[1])) if name not in found]
+        found = folders + _each_once(inside, [*found[len(folders) :], *others])
         paths = [quote(f"{named(file.path)}{INSIDE}{name}") for name in found]
-        problem = f"it is {inside.kind} that holds {len(found):,} checkpoints"
+        problem = f"it is {inside.kind} that holds {len(found):,} checkpoints{_links(inside, found[len(folders) :])}"
         raise NotACheckpoint(problem, f"give one of them: {first_few(paths, _SHOWN)}", file.path)
     if not found and (why := _unreadable(inside)):
         raise NotACheckpoint(
@@ -99,7 +100,27 @@ def others_in(file: File, chosen: Path) -> list[str]:
     inside = listed(file)
     name = os.fspath(chosen).removeprefix(f"{os.fspath(file.path)}{INSIDE}")
     inside = None if inside is None else _without(inside, _folders(inside))
-    return [] if inside is None else [one for tier in _SUFFIXES[:2] for one in _named(inside, tier) if one != name]
+    if inside is None:
+        return []
+    # What has the same bytes was looked at.
+    seen = [name, *same_as(inside, name)] if name in inside.members else [name]
+    return [one for tier in _SUFFIXES[:2] for one in _named(inside, tier) if one not in seen]
+
+
+def _each_once(inside: Inside, names: Sequence[str]) -> list[str]:
+    """The names of members, of those that are linked to each other the first alone."""
+    first: dict[int, str] = {}
+    for name in names:
+        first.setdefault(inside.members[name].start, name)
+    return list(first.values())
+
+
+def _links(inside: Inside, names: Sequence[str]) -> str:
+    """Which other names members have, as a part of a sentence; "" where there are none."""
+    named = {inside.members[name].start: name for name in names}
+    others = ((other, named.get(one.start, other)) for other, one in inside.members.items() if not one.unreadable)
+    alike = [f"{other!r} is {name!r} again" for other, name in others if other != name]
+    return f" ({first_few(alike, 2)})" if alike else ""
 
 
 def _likeliest(inside: Inside) -> list[str]:

@@ -49,3 +49,10 @@ class Inside(NamedTuple):
     problem: str = ""
     unpacked: Source | None = None
     repeated: tuple[str, ...] = ()
+
+
+def same_as(inside: Inside, name: str) -> list[str]:
+    """The other names of a member: those that are linked to it, as `tar` keeps hard links."""
+    member = inside.members[name]
+    alike = (other for other, one in inside.members.items() if one.start == member.start and not one.unreadable)
+    return [] if member.unreadable else [other for other in alike if other != name]

@@ -6,7 +6,7 @@ import os
 from _thread import allocate_lock
 from pathlib import Path
 from shlex import quote
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile, named
 from convinspect.formats.containers import tar
@@ -14,7 +14,7 @@ from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
 from convinspect.formats.places import Below
 from convinspect.formats.safetensors import is_safetensors
-from convinspect.formats.sources import INSIDE, Source, Within, member_of, open_source, outermost
+from convinspect.formats.sources import INSIDE, Source, Within, is_plain, member_of, open_source, outermost
 from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
@@ -63,6 +63,45 @@ def open_member(path: Path) -> Source:
         raise error.at(path) from None
     file.close()
     raise RefusedFile(f"its archives nest more than {DEEPEST} deep", "unpack the outer ones first", outer)
+
+
+class Step(NamedTuple):
+    """An archive on the way to a file.
+
+    Attributes:
+        path: The archive's.
+        name: What is looked for in it.
+        inside: Its members.
+    """
+
+    path: Path
+    name: str
+    inside: Inside
+
+
+def steps_to(path: Path) -> list[Step]:
+    """The archives that a path leads through, the outermost first, as far as they can be read."""
+    steps: list[Step] = []
+    if is_plain(path) or outermost(path) == path:
+        return steps
+    file, rest = File.over(outermost(path), open_source(outermost(path))), member_of(path)
+    try:
+        while len(steps) < DEEPEST and (inside := listed(file)) is not None:
+            try:
+                name, rest = _split(rest, inside, file.path)
+            except ConvInspectError:
+                # It may be a folder.
+                name, rest = tar.clean(rest), ""
+            steps.append(Step(file.path, name, inside))
+            if not rest:
+                break
+            file = _opened(file, name, inside)
+    except ConvInspectError:
+        # Whoever opens it says why.
+        pass
+    finally:
+        file.close()
+    return steps
 
 
 def members_below(path: Path) -> Below | None:

@@ -17,6 +17,7 @@ from convinspect.formats.torch.archive import walked
 from convinspect.formats.torch.arrays import is_of_numbers
 from convinspect.formats.torch.legacy import is_legacy, pickles
 from convinspect.formats.torch.nodes import function_name, pairs_of
+from convinspect.formats.torch.paddle import without_parts
 from convinspect.formats.torch.plain_pickle import is_pickle, walked_plain
 from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
@@ -68,7 +69,7 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
         if not is_pickle(file):
             return None
         tree = walked_plain(file) if pickle is None else pickle.tree
-        return Objects(tree.value, _stream_of(path), True)
+        return Objects(without_parts(tree.value), _stream_of(path), True)
 
 
 def _stream_of(path: Path) -> Read:

@@ -6,9 +6,6 @@ numbers; so all numbers lie in the file itself, and only the pickle is walked.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
 from convinspect.formats.pickle.joblib_arrays import JoblibMachine, has_wrapper, is_of_joblib
@@ -19,19 +16,11 @@ from convinspect.formats.torch.archive import SMALL_STORAGE, foreign_globals, mo
 from convinspect.formats.torch.arrays import NAMES
 from convinspect.formats.torch.byte_storages import LOADS, InStrings, Strings, notes_on_arrays
 from convinspect.formats.torch.nested_arrays import joined
+from convinspect.formats.torch.paddle import as_paddle_reads
 from convinspect.formats.torch.tree import find_roots
 from convinspect.keys import caffe2
 from convinspect.layouts import KnownFrom, Layout, Maker
 from convinspect.records import Container, Contents, Root, Storage
-from convinspect.text import first_few
-
-_PADDLE = "StructuredToParameterName@@"
-_IN_PARTS = "UnpackBigParamInfor@@"
-"""Keys that `paddle.save` puts beside the tensors of a state_dict: what they are called in the program, and, of
-protocols before 4, which of more than a gigabyte it cut into flat parts (`_unpack_saved_dict` in
-paddle/framework/io_utils.py)."""
-_PART = re.compile(r"(.+)@@\.\d+")
-
 
 ORDINARY = NAMES | {"builtins.bytes", "builtins.tuple"}
 """Names of what arrays are rebuilt by in such a pickle, and of a pair with a name around them as Paddle writes it."""
@@ -111,25 +100,24 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     roots = find_roots(tree, InStrings(lambda key, nbytes: Storage(file.path, key, nbytes, 0, None), strings))
     if not any(root.tensors or root.others for root in roots):
         raise other_pickle(file)
-    if strings.arrays:
-        roots = joined(tuple(_as_paddle_reads(root, strings) for root in roots))
-    layout = Layout(Maker.PADDLE, KnownFrom.WRITTEN) if _is_paddle(roots, strings) else None
+    paddle = as_paddle_reads(roots, tree.value, strings)
+    roots = joined(paddle.roots) if strings.arrays else paddle.roots
     return Contents(
         file.path,
         Container.JOBLIB if has_wrapper(tree.globals) else Container.PICKLE,
         roots,
         file.size,
-        (),
+        paddle.problems,
         (
             *module_notes(roots),
             *_notes_on_names(roots),
             *notes_on_arrays(strings),
-            *_notes_on_parts(roots),
+            *paddle.notes,
             *_notes_behind(file.size - tree.end),
         ),
         foreign=tuple(name for name in foreign_globals(tree) if name not in _PLAIN and not has_wrapper([name])),
         pickles={file.path: Pickle(tree)},
-        layout=layout,
+        layout=Layout(Maker.PADDLE, KnownFrom.WRITTEN) if paddle.is_it else None,
     )
 
 
@@ -144,31 +132,5 @@ def _notes_on_names(roots: tuple[Root, ...]) -> tuple[str, ...]:
     return (caffe2.NAMED_SO,) if any(caffe2.is_so_named(one.key for one in root.tensors) for root in roots) else ()
 
 
-def _notes_on_parts(roots: tuple[Root, ...]) -> Iterator[str]:
-    """A line about parameters that Paddle cut into parts."""
-    for root in roots:
-        if any(other.key == _IN_PARTS for other in root.others):
-            parts = [found for one in root.tensors if (found := _PART.fullmatch(one.key))]
-            if parts:
-                whole = first_few(list(dict.fromkeys(found[1] for found in parts)), 3)
-                what = f"cut by paddle.save into flat parts ({parts[0][0]}, …), which are listed as they lie"
-                yield f"{whole}: {what}; save it again by paddle.save(paddle.load(…), …, protocol=4)"
-
-
 def _notes_behind(nbytes: int) -> tuple[str, ...]:
     return (f"{nbytes:,} bytes follow its pickle, which pickle.load does not read",) if nbytes else ()
-
-
-def _as_paddle_reads(root: Root, strings: Strings) -> Root:
-    """A root with its bfloat16 tensors, if Paddle wrote it as a state_dict."""
-    if not _of_paddle(root):
-        return root
-    return root._replace(tensors=tuple(map(strings.as_paddle_reads, root.tensors)))
-
-
-def _of_paddle(root: Root) -> bool:
-    return any(other.key in (_PADDLE, _IN_PARTS) for other in root.others)
-
-
-def _is_paddle(roots: Iterable[Root], strings: Strings) -> bool:
-    return strings.paddle or any(map(_of_paddle, roots))

@@ -201,7 +201,7 @@ class Archive:
         # Half of what calling the class takes, of which there is one to a tensor.
         return tuple.__new__(
             Storage,
-            (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder, None, 0, ""),
+            (file.path, key, nbytes, size, file.start + offset, True, packed_nbytes, crc, byteorder, None, 0, "", ()),
         )
 
     def storage_alignment(self) -> int:

@@ -78,6 +78,20 @@ def _array(value: bytes) -> Value:
     return lambda marker: beside(value)
 
 
+def cut(parameters: bytes) -> Value:
+    """Arrays of 24 numbers, `w@@.0` and 3,000 empty ones, and what is said of parameters that were cut into parts."""
+    empty = array(integer(0), data=octets(b""))
+    names = b"](" + b"".join(text(f"w@@.{number}") for number in range(3_000)) + b"e" + put(9) + b"0"
+    parts = [(text("w@@.0"), array(integer(24)))]
+    parts += [(text(f"w@@.{number}"), empty) for number in range(1, 3_000)]
+    return lambda marker: pickled(names + dict_of(*parts, (text("UnpackBigParamInfor@@"), parameters)))
+
+
+def said(shape: bytes, parts: bytes) -> bytes:
+    """What Paddle says of a parameter that it cut."""
+    return dict_of((text("OriginShape"), shape), (text("slices"), parts))
+
+
 PICKLES: dict[str, Value] = {
     "sound": lambda marker: beside(array()),
     "bomb_beside": lambda marker: beside(bomb(marker)),
@@ -136,6 +150,13 @@ PICKLES: dict[str, Value] = {
     "jax_without_state": _array(call(named("jax._src.array", "_reconstruct_array"), b"N", b")")),
     "xla_of_nothing": _array(call(named("torch._utils", "_rebuild_xla_tensor"), b"N", b"N", b"N", b"N")),
     "paddle_pair": _array(call(named("builtins", "tuple"), tuple_of(text("w"), array(integer(-1))))),
+    "paddle_parts_sound": cut(dict_of((text("w"), said(integers(4, 6), get(9))))),
+    "paddle_parts_of_many": cut(dict_of(*((text(f"w{at}"), said(integers(5), get(9))) for at in range(3_000)))),
+    "paddle_parts_again": cut(dict_of((text("w"), said(integers(48), b"](" + text("w@@.0") * 2 + b"e")))),
+    "paddle_parts_huge": cut(dict_of((text("w"), said(integers(*[2**61] * 60), get(9))))),
+    "paddle_parts_itself": cut(b"}" + put(8) + b"(" + text("w") + get(8) + b"u"),
+    "paddle_parts_of_lists": cut(b"}(](K\1e" + said(integers(24), get(9)) + b"u"),
+    "paddle_parts_bomb": lambda marker: cut(dict_of((text("w"), said(bomb(marker), get(9)))))(marker),
     "flax_itself": _array(
         call(named("flax.core.frozen_dict", "FrozenDict"), b"}" + put(6) + text("a") + get(6) + b"s")
     ),
