@@ -112,7 +112,7 @@ def _change(change: Change) -> str:
     from convinspect.showing.commands import way_text
 
     assumed = f", taking {', '.join(change.assumed)}" if change.assumed else ""
-    return f"{way_text(change.way)} {shape(change.shape)}{assumed}"
+    return f"{way_text(change.way, shape(change.shape))}{assumed}"
 
 
 def convert_command(model: Model, layer: Layer, change: Change) -> str:

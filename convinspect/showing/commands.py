@@ -72,9 +72,9 @@ def way_words(a: Checkpoint, way: Way) -> tuple[str, str, str]:
     return way_text(way), head + option.removesuffix(name), tail
 
 
-def way_text(way: Way) -> str:
-    """What a layer becomes, and what must change with it."""
-    what = f"{way.to} over patches" if way.patches else way.to
+def way_text(way: Way, shape: str = "") -> str:
+    """What a layer becomes, of which shape, and what must change with it."""
+    what = " ".join(filter(None, (way.to, shape, "over patches" if way.patches else "")))
     return f"{what}, with {first_few(way.along, 2)}" if way.along else what
 
 

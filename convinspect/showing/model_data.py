@@ -79,7 +79,7 @@ def model_data(summary: Summary) -> dict[str, Any]:
     names = [short(layer_name(layer), LONGEST_NAME) for layer in shown]
     return {
         "file": short(opened_name(checkpoint)),
-        "path": short(str(checkpoint.path)),
+        "path": short(str(checkpoint.folder or checkpoint.path)),
         "format": checkpoint.format,
         "root": short(checkpoint.root.path),
         "role": checkpoint.root.role,
@@ -107,7 +107,10 @@ def _refused(summary: Summary) -> str:
     """Why nothing of the file can be converted, where it has something that could be; else ""."""
     error = summary.possible.refused
     asked = any(layer.pointwise or layer.patch for layer in summary.layers)
-    return short(error.line(as_flag)) if error is not None and asked else ""
+    # What is wrong with the file itself is told already.
+    if error is None or not asked or error.problem in summary.checkpoint.problems:
+        return ""
+    return short(error.line(as_flag))
 
 
 def _together(way: Way, number: int) -> str:

@@ -66,7 +66,7 @@ def test_plain_files(tmp_path: Path, protocol: int) -> None:
     assert report.exit_code < 2
 
 
-@pytest.mark.parametrize("method", ["zlib", "gzip", "bz2", "lzma", "xz"])
+@pytest.mark.parametrize("method", ["zlib", "gzip", "bz2", "lzma", "xz", "lz4"])
 def test_compressed_files(tmp_path: Path, method: str) -> None:
     path = tmp_path / "model.joblib"
     joblib.dump({**ARRAYS, **OTHERS}, path, compress=(method, 3))

@@ -546,13 +546,27 @@ def test_two_files_stand_side_by_side(browser: Chrome, folder: Path, pages: Call
     settle(browser)
     wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1]
+    box.click()
+    box.click()
+    narrow = row(browser, "head.weight").text
+    shapes = [f"({', '.join(map(str, each['head.weight'].shape))})" for each in (model(), changed)]
+    assert " · ".join(shapes) in narrow, "both shapes are what one looks for, and there is room"
+    parts = browser.find_elements("css selector", ".command .option")
+    assert "-o" in {each.text for each in parts}
+    lines = browser.execute_script("return arguments[0].map((each) => each.getClientRects().length)", parts)
+    assert set(lines) == {1}, "no option is broken"
 
 
 # -------------------------------------------------------------------------------------------------------------- hostile
 
 
+def hostile_state() -> dict[str, torch.Tensor]:
+    """Layers of all these names."""
+    return {f"{name}.weight": torch.randn(4, 3, 1) for name in HOSTILE}
+
+
 def test_names_are_never_markup(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
-    state = {f"{name}.weight": torch.randn(4, 3, 1) for name in HOSTILE}
+    state = hostile_state()
     torch.save(state, folder / "hostile.pt")
     changed = {key: value + 1 for key, value in state.items()}
     torch.save(changed, folder / f"{EVIL.replace('/', '_')}.pt")
@@ -574,7 +588,8 @@ def test_names_are_never_markup(browser: Chrome, folder: Path, pages: Callable[.
 
 
 def test_commands_with_odd_names_are_quoted(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
-    browser.get(pages(folder / "hostile.pt"))
+    torch.save(hostile_state(), folder / "odd.pt")
+    browser.get(pages(folder / "odd.pt"))
     find(browser, "input[type=search]").send_keys("touch")
     row(browser, "touch").click()
     command = find(browser, ".ways code").text

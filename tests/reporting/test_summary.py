@@ -50,6 +50,18 @@ def test_every_command_in_a_page_converts_that_layer(name: str, tmp_path: Path) 
         assert layer is None or f'"{layer}"' in done.stdout
 
 
+def test_what_is_wrong_with_a_file_is_told_once(tmp_path: Path) -> None:
+    """And not again as the reason why it is not converted."""
+    torch.save(nn.Conv1d(300, 400, 1).state_dict(), tmp_path / "cut.pt")
+    content = (tmp_path / "cut.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+    data = model_data(summarize(convinspect.open(tmp_path / "cut.pt")))
+    assert len(data["problems"]) == 1
+    assert "truncated" in data["problems"][0]
+    assert not data["refused"]
+    assert not any(row[9] for row in data["rows"])
+
+
 def test_what_does_not_become_a_linear_says_why() -> None:
     summary = summarize(convinspect.open(FIXTURES / "grouped_module.pt"))
     assert any("groups" in reason for reason in summary.possible.reasons.values())

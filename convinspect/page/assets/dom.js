@@ -33,8 +33,14 @@ function announce(text) {
 }
 
 /** A command with a button that copies it. */
+/** A command as it is shown: a line may end between its words, and not within an option such as -o. */
+function shownCommand(text) {
+  const words = text.split(" ").map((word) => (/^--?[a-z-]+$/.test(word) ? make("span", { class: "option", text: word }) : word));
+  return make("code", {}, ...words.flatMap((word, at) => (at ? [" ", word] : [word])));
+}
+
 function command(text, label = "") {
-  const code = make("code", { text });
+  const code = shownCommand(text);
   const button = make("button", { type: "button", class: "copy", text: "Copy", "aria-label": `Copy: ${text}` });
   button.addEventListener("click", async (event) => {
     event.stopPropagation();

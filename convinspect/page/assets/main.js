@@ -159,6 +159,11 @@ function showOne(page, model) {
   tools.change();
 }
 
+/** Of a difference what narrow screens have room for: both shapes where they differ, else what differs. */
+function shapesOf(row) {
+  return row.a && row.b && row.a !== row.b ? `${row.a} · ${row.b}` : `${row.kind}: ${row.a || row.b || "–"}`;
+}
+
 /** One row of the differences. */
 class Difference {
   constructor(data, texts, models) {
@@ -178,7 +183,7 @@ class Difference {
 function showTwo(page, models, diff) {
   const rows = diff.rows.map((row) => new Difference(row, diff.texts, models));
   const columns = [
-    { key: "name", title: "name", sort: (row) => row.name, cell: (row) => nameCell(row.name, `${row.kind}: ${row.a || "–"} · ${row.b || "–"}`) },
+    { key: "name", title: "name", sort: (row) => row.name, cell: (row) => nameCell(row.name, shapesOf(row)) },
     { key: "difference", title: "difference", wide: longest(rows, (row) => row.kind) + 2, sort: (row) => row.kind,
       cell: (row) => make("span", { class: `tag ${diff.styles[row.kind] || ""}`, text: row.kind }) },
     { key: "sidea", title: "A", wide: Math.min(longest(rows, (row) => row.a), 22), cell: (row) => row.a || "–" },
