@@ -167,7 +167,7 @@ def text_lines(shown: Sequence[Shown], width: int | None, support: ColorSupport)
         if isinstance(part, Table):
             yield from lines(part, width, support.color, support.depth)
         else:
-            yield from block_lines(part, support.color, support.depth)
+            yield from block_lines(part, support.color, support.depth, width)
 
 
 def _is_unicode(out: TextIO) -> bool:

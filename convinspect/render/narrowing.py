@@ -78,15 +78,20 @@ def narrowed_to(table: Table, needed: list[int], floors: list[int], width: int, 
     if facts := facts_of(table, said):
         table = table._replace(notes=(facts, *table.notes))
     table = _squeezed(kept(table, keep), [needed[i] for i in keep], [floors[i] for i in keep], width)
-    gone = {line for column in hidden for line in column.legend}
-    table = table._replace(notes=tuple(note for note in table.notes if note not in gone))
-    return with_hidden_note(table, left._replace(titles=(*left.titles, *(column.title for column in hidden))))
+    return without_columns(table, hidden, left)
 
 
 def facts_of(table: Table, said: Iterable[int]) -> str:
     """What the first row has in some columns, with their titles."""
     columns = by_column(table)
     return ", ".join(f"{table.columns[i].title} {text}" for i in sorted(said) if (text := plain(columns[i][0])))
+
+
+def without_columns(table: Table, hidden: Sequence[Column], left: LeftOut) -> Table:
+    """The table, whose notes say that these columns are left out too, and no more what their words mean."""
+    gone = {line for column in hidden for line in column.legend}
+    table = table._replace(notes=tuple(note for note in table.notes if note not in gone))
+    return with_hidden_note(table, left._replace(titles=(*left.titles, *(column.title for column in hidden))))
 
 
 def with_hidden_note(table: Table, left: LeftOut) -> Table:

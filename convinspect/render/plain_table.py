@@ -22,6 +22,7 @@ from convinspect.render.table import (
     by_column,
     cell_lines,
     clean_cell,
+    cut,
     mapped,
     only_text,
     pieces,
@@ -29,6 +30,7 @@ from convinspect.render.table import (
     texts,
     total,
     widths,
+    wrapped_cell,
 )
 
 RULE = "─"
@@ -68,11 +70,26 @@ def lines(table: Table, width: int | None = None, color: bool = False, depth: De
     yield from _loose(below, support)
 
 
-def block_lines(block: Block, color: bool = False, depth: Depth = Depth.TRUE) -> Iterator[str]:
-    """A block as lines of text."""
+def block_lines(
+    block: Block, color: bool = False, depth: Depth = Depth.TRUE, width: int | None = None
+) -> Iterator[str]:
+    """A block as lines of text; sentences, as notes are, in no more than `width` cells."""
     support = ColorSupport(color, depth)
-    for line in block_cells(block):
-        yield draw(line, support)
+    cells = block_cells(block)
+    fixed = 0 if block.flows else len(cells) - len(block.notes)
+    for place, line in enumerate(cells):
+        if width is None or place < fixed or cell_width(plain(line)) <= width:
+            yield draw(line, support)
+        else:
+            yield from _loose(_wrapped_beside_its_indent(line, width), support)
+
+
+def _wrapped_beside_its_indent(line: Cell, width: int) -> Iterator[Cell]:
+    """A sentence as lines that are indented as its first is."""
+    text = plain(line)
+    indent = len(text) - len(text.lstrip(" "))
+    rest = wrapped_cell(tuple(cut(pieces(line), indent, len(text))), width - indent)
+    return ((Styled(" " * indent), *pieces(part)) for part in cell_lines(rest))
 
 
 def block_cells(block: Block) -> tuple[Cell, ...]:

@@ -16,7 +16,7 @@ from convinspect.render.narrowing import (
     narrowed_to,
     shrunk,
     surviving,
-    with_hidden_note,
+    without_columns,
 )
 from convinspect.render.style import QUIET
 from convinspect.render.table import (
@@ -101,7 +101,7 @@ def _stacked_tree(table: Table, name: int, width: int, left: LeftOut) -> Table:
     columns, by_place = table.columns, by_column(table)
     needed = [i for i, column in enumerate(columns) if column.never_hidden and i != name]
     figure = _figure(table, name, width)
-    hidden = [column.title for i, column in enumerate(columns) if i not in (name, figure, *needed)]
+    hidden = [column for i, column in enumerate(columns) if i not in (name, figure, *needed)]
     figures = [""] * len(table.rows) if figure is None else [*map(plain, by_place[figure])]
     cells = []
     for row, under, end in zip(table.rows, table.under, figures, strict=True):
@@ -116,8 +116,7 @@ def _stacked_tree(table: Table, name: int, width: int, left: LeftOut) -> Table:
     if figure is not None:
         title += columns[figure].title.rjust(width - cell_width(title))
     titles = (title, (" " * GAP).join(columns[i].title for i in needed))
-    drawn = _one_column(table, columns[name], titles, cells)
-    return with_hidden_note(drawn, left._replace(titles=(*left.titles, *hidden)))
+    return without_columns(_one_column(table, columns[name], titles, cells), hidden, left)
 
 
 def _figure(table: Table, name: int, width: int) -> int | None:

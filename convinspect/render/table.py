@@ -113,12 +113,16 @@ class Block(NamedTuple):
     """Lines to be shown unchanged, with a title above and dimmed notes below.
 
     A heatmap that is made for a picture has its cells in `grid`, and no lines in their place.
+
+    Attributes:
+        flows: Its lines are sentences, which a narrow terminal wraps.
     """
 
     lines: tuple[Cell, ...]
     title: str = ""
     notes: tuple[Cell, ...] = ()
     grid: Grid | None = None
+    flows: bool = False
 
 
 Cells: TypeAlias = Sequence[Cell]

@@ -159,7 +159,7 @@ def _claims_block(comparison: Comparison) -> Block:
     for claim, verdict in zip(comparison.claims, verdict_lines(comparison), strict=True):
         lines.append(verdict)
         lines += [f"  {flagged(figure)}" for figure in claim.figures]
-    return Block(tuple(lines), title="what is said of the two", notes=_about_lines(comparison))
+    return Block(tuple(lines), title="what is said of the two", notes=_about_lines(comparison), flows=True)
 
 
 def _about_lines(comparison: Comparison) -> tuple[Cell, ...]:

@@ -17,14 +17,14 @@ from convinspect.showing.tensorless import notes_on_tensorless
 from convinspect.text import first_few, one_line, plural
 
 ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
-ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; in → out takes groups as 1"
+ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; inputs are counted for groups 1"
 _ASSUMED_DIRECTION = (
     "pointwise, assumed: a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"
 )
 _PATCH = "patch: the stride is the kernel size, so the layer is a Linear over patches that do not overlap"
 _ASSUMED_PATCH = "patch, assumed: the stride is taken as the kernel size, as the layer's name says"
 _EXPLAINED = {
-    "depthwise?": "depthwise?: (C, 1, …) is the shape of a depthwise convolution as well as of 1 → C",
+    "depthwise?": "depthwise?: a depthwise convolution has the shape (C, 1, …), and so has one from 1 channel to C",
     "stride 2?": "stride 2?: layers of this name usually have stride 2",
     "ambiguous": "ambiguous: more than one kind of layer fits these shapes",
     "by name": "by name: without a bias, a Linear and an Embedding look alike; the name says that it is a Linear",

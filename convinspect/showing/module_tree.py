@@ -15,19 +15,19 @@ from convinspect.render.table import WHOLE, Cell, Column, Styled, Table
 from convinspect.showing.footnotes import ASSUMED, ASSUMED_GROUPS, LEGEND, footnotes, note_on_more
 from convinspect.showing.shapes import tag_cell, tags_of, title_of, totals_lines
 
+_COUNTED = "params, share, size: of all that lies under a module, what is not shown too"
+_SHARED = "params, share, size: tied tensors count in each module that has them, and once in what holds both"
+
 _COLUMNS: tuple[Column, ...] = (
     Column("module", style=NAME, priority=100, elide=True, key="name", min_width=WHOLE, never_hidden=True),
     Column("kind", priority=99, key="kind", never_hidden=True),
     Column("weight", priority=98, key="weight_shape", never_hidden=True),
-    Column("params", justify="right", priority=50, key="parameters"),
+    Column("params", justify="right", priority=50, key="parameters", legend=(_COUNTED, _SHARED)),
     Column("share", justify="right", style=QUIET, priority=48, key="share"),
     Column("size", justify="right", style=QUIET, priority=40, key="nbytes"),
     Column("notes", priority=97, wrap=True, key="notes", min_width=10, never_hidden=True, legend=LEGEND),
 )
 _MORE = ("path", "depth", "repeats", "pointwise")
-
-_COUNTED = "params, share, size: of all that lies under a module, what is not shown too"
-_SHARED = "params, share, size: tied tensors count in each module that has them, and once in what holds both"
 
 
 def tree_table(

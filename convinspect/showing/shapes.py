@@ -66,8 +66,9 @@ def listing_table(
     shown = [layer for fold in folds for layer in fold.layers]
     more = [layer for fold in beyond for layer in fold.layers]
     counted = counted_in(checkpoint)
+    columns = _columns(checkpoint)
     return Table(
-        _columns(checkpoint),
+        columns if folds else (),
         _rows(folds, counted),
         title=title_of(checkpoint),
         summary=totals_lines(checkpoint, layers),
@@ -76,7 +77,8 @@ def listing_table(
             *footnotes(checkpoint, layers, shown, everything, more),
         ),
         raw=LazyRows(_raw, folds, counted),
-        more=("evidence", "pointwise"),
+        # A table without rows is not drawn, but CSV needs its header.
+        more=(*(() if folds else [column.machine_name for column in columns]), "evidence", "pointwise"),
     )
 
 

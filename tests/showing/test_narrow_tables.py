@@ -25,8 +25,9 @@ from convinspect.layers.tree import module_tree
 from convinspect.records import Container, Contents, Layer, Root, Tensor, contiguous
 from convinspect.render.cells import cell_width
 from convinspect.render.fitting import fit
-from convinspect.render.plain_table import lines
-from convinspect.render.table import Table, plain
+from convinspect.render.plain_table import block_lines, lines
+from convinspect.render.table import Block, Cell, Styled, Table, plain
+from convinspect.showing import module_tree as module_tree_shown
 from convinspect.showing.module_tree import tree_table
 from convinspect.showing.shapes import listing_table
 from support.paths import FIXTURES, STNKD
@@ -288,3 +289,39 @@ def test_below_60_columns_a_layer_has_two_lines() -> None:
     assert drawn[rule + 1] == "encoder.layers.0.self_attention.out_proj"
     assert drawn[rule + 2].split()[:4] == ["Conv1d", "(1024,", "512,", "1)"]
     assert "pointwise" in drawn[rule + 2]
+
+
+# --- what stands around the tables
+
+
+def test_sentences_of_a_block_are_wrapped_beside_their_indent_and_drawings_are_not() -> None:
+    said: tuple[Cell, ...] = ("a sentence that goes on and on", Styled("  and its figures, which go on too", "bold"))
+    for flows, most in ((True, 20), (False, 40)):
+        block = Block(said, "the title", ("a note of several words that goes on",), flows=flows)
+        drawn = list(block_lines(block, width=20))
+        assert max(map(cell_width, drawn)) <= most
+        told = ["the title", *map(plain, said), "a note of several words that goes on"]
+        assert " ".join(drawn).split() == " ".join(told).split()
+        assert "  which go on too" in drawn or not flows
+        assert drawn[-2:] == ["a note of several", "words that goes on"]
+
+
+def test_no_titles_stand_over_a_table_without_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.save({"norm.weight": torch.ones(4), "norm.bias": torch.ones(4)}, tmp_path / "a.pt")
+    for width in (40, 120):
+        text = shown(monkeypatch, capsys, width, "shapes", tmp_path / "a.pt")
+        assert "no layer to show" in text
+        assert "kind" not in text
+        assert "──" not in text
+    assert shown(monkeypatch, capsys, 80, "shapes", tmp_path / "a.pt", "--format", "csv").startswith("name,kind,")
+
+
+def test_a_trees_note_on_its_figures_goes_with_them() -> None:
+    table = tree_of(FIXTURES / "attention_recurrent.pt")
+    table = table._replace(notes=(*table.notes, module_tree_shown._COUNTED))
+    for width in range(40, 131):
+        fitted = fit(table, width)
+        figures = "params" in " ".join(column.title for column in fitted.columns)
+        assert any("params, share, size: of all" in plain(note).replace("\n", " ") for note in fitted.notes) == figures
