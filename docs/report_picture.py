@@ -37,6 +37,9 @@ def make(folder: Path) -> Path:
     try:
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        # Nothing is caught while it turns.
+        still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
         with tempfile.TemporaryDirectory() as place:
             page = convinspect.report("fixtures/pointnet_stnkd.pt").save(Path(place) / "report.html")
             browser.get(page.as_uri())
