@@ -1,6 +1,6 @@
 """`python -m convinspect`."""
 
-from convinspect.cli import main
+from convinspect.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

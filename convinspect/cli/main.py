@@ -54,6 +54,17 @@ def _common(
     pass
 
 
+def program() -> None:
+    """The program `convinspect`: `main`, and the end of the process."""
+    try:
+        main()
+    except SystemExit as ended:
+        from convinspect.cli.ending import leave
+
+        leave(ended.code)
+        raise
+
+
 def main() -> None:
     """Run the command line and exit with its exit code."""
     shell = os.environ.get("_CONVINSPECT_COMPLETE")

@@ -111,8 +111,7 @@ def _looked_at(report: Report) -> Iterator[str]:
     parts = []
     if looked["records"]:
         sums = looked["crcs"] - sum(finding.code == "wrong-crc" for finding in report.findings)
-        as_said = "as its CRC-32 says" if looked["records"] == 1 else "as their CRC-32 says"
-        parts.append(f"{count(sums)} of {plural(looked['records'], 'record')} {as_said}")
+        parts.append(f"{count(sums)} of {plural(looked['records'], 'record')}, CRC-32 right")
     if looked["pickles"]:
         parts.append(f"{plural(looked['names'], 'name')} in {plural(looked['pickles'], 'pickle')}, {_beyond(report)}")
     elif report.exit_code < 2:

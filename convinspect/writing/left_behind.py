@@ -130,7 +130,7 @@ def plain_attributes(root: Root) -> frozenset[str]:
 
 def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept: bool) -> list[str]:
     """Other roots and other objects than tensors that are not in the new file."""
-    from convinspect.formats.torch.objects import beside, versions
+    from convinspect.formats.torch.objects import versions
 
     path = checkpoint.root.path
     lines = [f"only {path} is in the new file, as a plain state_dict"] if path else []
@@ -142,20 +142,31 @@ def _left_objects(checkpoint: Checkpoint, objects: Objects | None, versions_kept
     attributes = sorted(plain_attributes(checkpoint.root))
     if attributes:
         lines.append(f"plain attributes of the model are no part of a state_dict: {first_few(attributes)}")
-    if checkpoint.root.others and not checkpoint.container.rewritten:
-        named = first_few([one_line(other.key) for other in checkpoint.root.others])
-        lines.append(f"no plain numbers, and so not in the new file: {named}")
+    left = _keys_beside(checkpoint, objects)
+    others = [] if checkpoint.container.rewritten else [other.key for other in checkpoint.root.others]
+    below = f"{path}." if path else ""
+    unnamed = [one_line(key) for key in others if f"{below}{key}" not in left]
+    if unnamed:
+        lines.append(f"no plain numbers, and so not in the new file: {first_few(unnamed)}")
     if checkpoint.foreign:
         lines.append(f"objects of {', '.join(checkpoint.foreign[:3])} are not in the new file")
-    if objects is not None:
-        # Arrays in what torch.save wrote are objects, or tensors where there are no others.
-        listed = {f"{path}.{tensor.key}" if path else tensor.key for tensor in checkpoint.root.tensors}
-        left = beside(objects, path, [root.path for root in checkpoint.roots], listed)
-        if left:
-            lines.append(f"{first_few(left)} beside the tensors: not in the new file")
-        if not versions_kept and versions(objects, path) is not None:
-            lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
+    if left:
+        lines.append(f"{first_few([*left])} beside the tensors: not in the new file")
+    if objects is not None and not versions_kept and versions(objects, path) is not None:
+        lines.append("_metadata, PyTorch's record of each module's version, is not in the new file")
     return lines
+
+
+def _keys_beside(checkpoint: Checkpoint, objects: Objects | None) -> dict[str, None]:
+    """Keys of other objects than tensors in the dictionaries of the root, in stored order."""
+    from convinspect.formats.torch.objects import beside
+
+    if objects is None:
+        return {}
+    path = checkpoint.root.path
+    # Arrays in what torch.save wrote are objects, or tensors where there are no others.
+    listed = {f"{path}.{tensor.key}" if path else tensor.key for tensor in checkpoint.root.tensors}
+    return dict.fromkeys(beside(objects, path, [root.path for root in checkpoint.roots], listed))
 
 
 def _left_by_format(checkpoint: Checkpoint, writer: str) -> list[str]:

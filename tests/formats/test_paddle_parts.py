@@ -73,6 +73,7 @@ def test_every_command_sees_one_layer(tmp_path: Path, path: Path) -> None:
     ended = call_main("convert", path, "-o", target)
     assert ended.code == 0, ended.err
     assert INFO not in ended.out + ended.err
+    assert ended.err.count("StructuredToParameterName@@") == 1
     whole = convinspect.open(WHOLE)
     written = convinspect.open(target)
     assert {name: one.shape for name, one in written.items()} == {name: one.shape for name, one in whole.items()}

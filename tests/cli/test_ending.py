@@ -1,0 +1,124 @@
+"""The end of the process: at once where nothing is left to do, and as Python ends everywhere else."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from convinspect.cli.ending import leave
+from support.paths import FIXTURES, ROOT
+
+STNKD = FIXTURES / "pointnet_stnkd.pt"
+TOLD = """
+import atexit, sys
+
+class Last:
+    def __del__(self, write=sys.__stderr__.write):
+        write("taken apart\\n")
+
+sys.last_of_all = Last()
+atexit.register(print, "registered", file=sys.stderr)
+"""
+"""Python runs this at its start."""
+
+
+class _Ended(BaseException):
+    pass
+
+
+class _Full(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], int | None]:
+    """The exit code that the process would end with at once; None where Python is to end it."""
+    monkeypatch.setattr(sys, "argv", ["/bin/convinspect", "verify", "a.pt"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "/bin/convinspect", "verify", "a.pt"])
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: None)
+    # Threads of other tests do not count.
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    assert torch.__name__ in sys.modules
+
+    def leave_at_once(code: int) -> None:
+        raise _Ended(code)
+
+    monkeypatch.setattr(os, "_exit", leave_at_once)
+
+    def found(code: object) -> int | None:
+        try:
+            leave(code)
+        except _Ended as end:
+            return int(end.args[0])
+        return None
+
+    return found
+
+
+@pytest.mark.parametrize(("code", "given"), [(None, 0), (0, 0), (1, 1), (2, 2), (True, 1), ("a text", None)])
+def test_its_code_is_that_of_python(ended: Callable[[object], int | None], code: object, given: int | None) -> None:
+    assert ended(code) == given
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        ["python", "-m", "cProfile", "/bin/convinspect", "verify", "a.pt"],
+        ["python", "-u", "-m", "convinspect", "verify", "a.pt"],
+        ["python", "-c", "import convinspect", "verify", "a.pt"],
+        ["python", "-m", "pdb", "-m", "convinspect", "verify", "a.pt"],
+    ],
+    ids=" ".join,
+)
+def test_what_runs_the_program_has_the_last_word(
+    ended: Callable[[object], int | None], monkeypatch: pytest.MonkeyPatch, started: list[str]
+) -> None:
+    assert ended(0) == 0
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "convinspect", "verify", "a.pt"])
+    assert ended(0) == 0
+    monkeypatch.setattr(sys, "orig_argv", started)
+    assert ended(0) is None
+
+
+def test_threads_and_output_that_cannot_be_written_are_left_to_python(
+    ended: Callable[[object], int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "active_count", lambda: 2)
+        assert ended(0) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        assert ended(0) == 0
+    monkeypatch.setattr(sys, "stdout", _Full())
+    assert ended(0) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "last"),
+    [
+        (["verify", STNKD, FIXTURES / "pointnet_stnkd_module.pt", "--layer", "conv1"], 0, "registered"),
+        (["shapes", STNKD], 0, "taken apart"),
+    ],
+    ids=["with PyTorch", "without"],
+)
+def test_what_is_registered_runs_and_all_output_is_written(
+    tmp_path: Path, words: list[str | Path], code: int, last: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TOLD)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "convinspect", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.count("\n") > 3
+    told = done.stderr.splitlines()
+    assert told.count("registered") == 1
+    assert told[-1] == last
