@@ -117,7 +117,7 @@ def calls(command: str, made: Path) -> list[Sequence[object]]:
     every_call: dict[str, list[Any]] = {
         "shapes": [[path, *more] for path in every for more in (["--limit", "2"], ["--all", "--tree"])],
         "weights": [*([path, "*", "--rows", ":2", "--cols", ":2"] for path in every),
-                    [STNKD, "--limit", "1"], [made / "complex.pt"]],
+                    [STNKD, "conv*", "--limit", "1"], [made / "complex.pt"]],
         "weights-stats": [*([path, "--stats"] for path in every), [STNKD, "--stats", "--limit", "1"]],
         "convert": [
             *([path, "--to", to, "--dry-run"] for path in every for to in ("linear", "conv2d")),
