@@ -24,7 +24,7 @@ from convinspect.render.cells import count, elide, safe, shape, size
 from convinspect.reporting.numbers import Numbers, Picture
 from convinspect.reporting.room import LONGEST_NAME
 from convinspect.reporting.summary import Summary
-from convinspect.showing.commands import can_be_converted, quoted, way_command, way_words
+from convinspect.showing.commands import quoted, way_command, way_words
 from convinspect.showing.flags import as_flag, flagged
 from convinspect.showing.footnotes import footnotes, layer_name
 from convinspect.showing.opened import opened_name
@@ -96,7 +96,6 @@ def model_data(summary: Summary) -> dict[str, Any]:
         "together": [
             {"what": _together(way, number), "command": way_command(checkpoint, way)}
             for way, number in summary.possible.together
-            if can_be_converted(checkpoint)
         ],
         "refused": _refused(summary),
         "tree": _tree(summary.tree, {id(layer): place for place, layer in enumerate(shown)}),
@@ -183,8 +182,7 @@ def _row(
     flags = _POINTWISE * layer.pointwise | _PATCH * layer.patch | _LISTED * (layer.kind in LISTED)
     flags |= _BIAS * (layer.bias is not None)
     reason = summary.possible.reasons.get(id(layer), "")
-    convertible = can_be_converted(summary.checkpoint)
-    changes = summary.possible.changes.get(id(layer), ()) if convertible else ()
+    changes = summary.possible.changes.get(id(layer), ())
     possible = [ways.setdefault(change.way, len(ways)) for change in changes]
     named = quoted(layer.name or "(root)")
     return [

@@ -62,6 +62,20 @@ def test_what_is_wrong_with_a_file_is_told_once(tmp_path: Path) -> None:
     assert not any(row[9] for row in data["rows"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_not_converted_has_no_commands(tmp_path: Path) -> None:
+    """Of a distributed checkpoint of safetensors, which PyTorch itself does not load, `convert` makes no other."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    writer = FileSystemWriter(tmp_path / "a", serialization_format=SerializationFormat.SAFETENSORS)
+    save(nn.Conv1d(4, 6, 1).state_dict(), storage_writer=writer)
+    data = model_data(summarize(convinspect.open(tmp_path / "a")))
+    assert "safetensors within its files" in data["refused"]
+    assert not data["ways"]
+    assert not data["together"]
+
+
 def test_what_does_not_become_a_linear_says_why() -> None:
     summary = summarize(convinspect.open(FIXTURES / "grouped_module.pt"))
     assert any("groups" in reason for reason in summary.possible.reasons.values())
