@@ -370,10 +370,10 @@ def _packed(random: Random, answer: Answer) -> None:
     if kind < 0.4:
         answer.body = gzip.compress(answer.body, 1)
     elif kind < 0.45:
-        answer.headers["Content-Encoding"], answer.body = "gzip", _bomb()
+        answer.headers["Content-Encoding"], answer.body = "gzip", bomb()
 
 
-def _bomb() -> bytes:
+def bomb() -> bytes:
     if not _BOMB:
         _BOMB.append(gzip.compress(bytes(200_000_000), 9))
     return _BOMB[0]

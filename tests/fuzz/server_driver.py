@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
-from lying_server import LIES, ODD, TAKING, UNSEEN, Lie, Plan, served
+from lying_server import LIES, ODD, TAKING, UNSEEN, Lie, Plan, bomb, served
 from outcomes import Ended, judged
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
@@ -150,7 +150,8 @@ def _numbers(checkpoint: Checkpoint, key: str) -> bytes | None:
 
 @lru_cache(maxsize=1)
 def _warm_up() -> None:
-    """Import what the first request imports, a second of the processor's time that no input is to answer for."""
+    """Do what is done once, by the first request and by the server: no input is to answer for its time."""
+    bomb()
     name = "pointnet_stnkd.pt"
     open_checkpoint(path_of(served(sites()[name].files, Plan(name, ())) + name))
 
