@@ -154,7 +154,7 @@ def test_numbers_in_names_compare_as_numbers(tmp_path: Path) -> None:
 PARTS = st.sampled_from(["0", "1", "2", "10", "01", "a", "b", "", "é", "a b", "{0–1}", "weight"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(PARTS, min_size=1, max_size=4).map(".".join), unique=True, min_size=1, max_size=12))
 def test_every_layer_lies_at_its_name(names: list[str]) -> None:
     checkpoint = checkpoint_of(names)
