@@ -43,7 +43,7 @@ def test_the_built_in_example_is_what_torch_computes() -> None:
     assert len(made.f[0]) == 6
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_terms_as_printed_add_up_to_the_result_as_printed(data: st.DataObject) -> None:
     """Read back from the page: products and bias, added, are the result to its last decimal."""
