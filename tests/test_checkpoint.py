@@ -370,7 +370,7 @@ def of_keys(keys: list[str]) -> Checkpoint:
 
 
 @given(keys=KEYS, other=st.lists(PARTS, min_size=1, max_size=4).map(".".join))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_a_checkpoint_is_a_mapping_of_its_tensors(keys: list[str], other: str) -> None:
     checkpoint = of_keys(keys)
     assert isinstance(checkpoint, Mapping)

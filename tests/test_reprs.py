@@ -108,7 +108,7 @@ def assert_line(record: object) -> None:
     assert len(line) < 1000
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(NAMES, NAMES, SHAPES)
 def test_names_of_a_file_are_escaped_and_shortened(name: str, kind: str, shape: tuple[int, ...]) -> None:
     tensor = Tensor(name, kind, shape, contiguous(shape))

@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+import weakref
 
 
 def leave(code: object) -> None:
@@ -20,6 +21,7 @@ def leave(code: object) -> None:
     """
     if "torch" not in sys.modules or not _is_alone() or not isinstance(code, (int, type(None))):
         return
+    spare_pytorch()
     # Python has no public name for it; `sys.exit` alone leads there and on to the modules.
     atexit._run_exitfuncs()
     try:
@@ -30,6 +32,15 @@ def leave(code: object) -> None:
         # Python's own end tries again, and says what it says of that.
         return
     os._exit((code or 0) & 0xFF)
+
+
+def spare_pytorch() -> None:
+    """Let PyTorch keep its operators at the end: it takes them from its tables one by one, for 0.05 s."""
+    # Python has no public name for all of them.
+    for one in list(getattr(weakref.finalize, "_registry", ())):
+        alive = one.peek()
+        if alive is not None and str(getattr(alive[1], "__module__", "")).startswith("torch."):
+            one.atexit = False
 
 
 def _is_alone() -> bool:

@@ -183,7 +183,7 @@ def views(draw: st.DrawFn) -> torch.Tensor:
     return values
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(values=views(), byteorder=st.sampled_from(["little", "big"]))
 def test_any_view_reads_as_in_torch(
     tmp_path_factory: pytest.TempPathFactory, values: torch.Tensor, byteorder: str

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from convinspect.cli.ending import leave
+from convinspect.cli.ending import leave, spare_pytorch
 from support.paths import FIXTURES, ROOT
 
 STNKD = FIXTURES / "pointnet_stnkd.pt"
@@ -100,6 +101,18 @@ def test_threads_and_output_that_cannot_be_written_are_left_to_python(
         assert ended(0) == 0
     monkeypatch.setattr(sys, "stdout", _Full())
     assert ended(0) is None
+
+
+def test_finalizers_of_pytorch_alone_do_not_run_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weakref.finalize._registry", {})
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    ours, theirs = weakref.finalize(thing, print), weakref.finalize(thing, torch.nn.functional.relu, torch.zeros(1))
+    spare_pytorch()
+    assert (ours.atexit, theirs.atexit) == (True, False)
 
 
 @pytest.mark.parametrize(

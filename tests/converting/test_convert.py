@@ -230,12 +230,11 @@ def test_the_users_own_model_tells_what_the_file_does_not(tmp_path: Path) -> Non
     model = nn.Sequential(nn.Conv1d(6, 4, 1), nn.Conv1d(4, 4, 1, stride=2), nn.Conv1d(4, 4, 1, groups=2))
     torch.save(model.state_dict(), tmp_path / "a.pt")
     options = ("--to", "linear", "--dry-run", "--format", "json")
-    here = {"PYTHONPATH": str(tmp_path)}
-    planned = json.loads(run("convert", tmp_path / "a.pt", *options, "--model", "my_model:make", env=here).stdout)
+    planned = json.loads(run("convert", "a.pt", *options, "--model", "my_model:make", folder=tmp_path).stdout)
     assert [(one["name"], one["assumed"]) for one in planned["converted"]] == [("0", [])]
     assert {one["name"] for one in planned["refused"]} == {"1", "2"}
     for spec in ("my_model", "no_such_module:make", "my_model:nothing", "os:getcwd", "torch.nn:Identity"):
-        assert_one_line(run("convert", tmp_path / "a.pt", *options, "--model", spec, env=here), spec)
+        assert_one_line(run("convert", "a.pt", *options, "--model", spec, folder=tmp_path), spec)
 
 
 def test_grouped_convolutions_expand_to_block_diagonal_linears(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_float4_may_be_packed_on_one_side() -> None:
     assert relate_tensors(plain, plain._replace(shape=(8, 4))).how is How.DIFFERENT
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SIZES, st.randoms(use_true_random=False), st.data())
 def test_calls_make_the_shape_and_strides_are_those_of_view(sizes: list[int], chance: Any, data: Any) -> None:
     tensor = torch.arange(math.prod(sizes)).reshape(sizes)
@@ -103,7 +103,7 @@ def test_calls_make_the_shape_and_strides_are_those_of_view(sizes: list[int], ch
                 assert made.flatten().tolist() == tensor.flatten().tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SIZES.filter(bool), st.data())
 def test_every_true_order_is_among_those_found(sizes: list[int], data: Any) -> None:
     tensor = torch.rand(sizes)

@@ -219,7 +219,7 @@ def in_memory(tensors: dict[str, tuple[tuple[int, ...], str]]) -> Checkpoint:
     return Checkpoint(Contents(Path("x.pt"), Container.TORCH_ZIP, (Root("", "model", listed),), 0))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TENSORS)
 def test_a_checkpoint_is_the_same_as_itself(tensors: dict[str, tuple[tuple[int, ...], str]]) -> None:
     report = diff(in_memory(tensors), in_memory(tensors))
@@ -228,7 +228,7 @@ def test_a_checkpoint_is_the_same_as_itself(tensors: dict[str, tuple[tuple[int, 
     assert report.counts["same"] == len(tensors)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TENSORS, TENSORS)
 @example(
     # Where one key is as the prefix of the others, only one direction has a rule for all.
@@ -263,7 +263,7 @@ LEAVES = st.tuples(st.sampled_from(["module", "model", "enc", "0"]), st.sampled_
 PLAIN = st.dictionaries(LEAVES, SHAPES, min_size=1, max_size=5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(PLAIN, PLAIN, st.booleans())
 def test_the_verdict_is_that_of_pytorch(
     a: dict[str, tuple[int, ...]], b: dict[str, tuple[int, ...]], alike: bool

@@ -25,7 +25,7 @@ from convinspect.diffing.load_error import read_error
 from support.program import command, run
 
 State = dict[str, Any]
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Extra(nn.Module):

@@ -62,7 +62,7 @@ def expected(model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SIZED, SIZED, st.booleans())
 def test_all_that_pytorch_says_is_read(
     model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]], alike: bool
@@ -159,7 +159,7 @@ PIECES = ['"', "size mismatch for ", ": copying a param with shape torch.Size(["
           'Missing key(s) in state_dict: "']  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(CannotShow):

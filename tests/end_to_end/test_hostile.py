@@ -40,7 +40,7 @@ COMMANDS = (["shapes", "--all"], ["weights", "--stats"], ["check", "--values"])
 
 
 def commands_for(name: str) -> list[list[str]]:
-    """Those that run on the file of that name: one of them. Each opens the file, as the audit does with two more."""
+    """Those that run on the file of that name: one of them. Each opens the file, as the audit does with another."""
     if os.environ.get("EVERY_HOSTILE"):
         return list(COMMANDS)
     return [COMMANDS[zlib.crc32(name.encode()) % len(COMMANDS)]]

@@ -25,7 +25,7 @@ from convinspect.records import Contents, Root, Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-SOME = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CONTAINERS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
 
 

@@ -21,7 +21,7 @@ from support.paths import TESTS
 sys.path.insert(0, str(TESTS / "fuzz"))
 from pickle_mutations import mutated
 
-MANY = settings(deadline=None, max_examples=300)
+MANY = settings(deadline=None, max_examples=100)
 
 SCALARS = (
     st.none()

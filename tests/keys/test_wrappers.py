@@ -9,7 +9,7 @@ from convinspect.keys.wrappers import clean_names
 
 
 @given(st.lists(st.lists(st.sampled_from(["module", "_orig_mod", "a", "b"]), min_size=1, max_size=5), max_size=8))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_clean_names_lose_no_key(parts: list[list[str]]) -> None:
     keys = list(dict.fromkeys(".".join(part) for part in parts))
     names = clean_names(keys)

@@ -48,7 +48,7 @@ def cuts_patches(conv: Any) -> bool:
     return bool((gradient == conv.out_channels).all()) and y.shape[2:] == torch.Size([3] * len(kernel))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_a_recorded_stride_tells(data: st.DataObject) -> None:
     dims = data.draw(st.integers(1, 3))

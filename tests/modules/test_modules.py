@@ -277,7 +277,7 @@ def test_spectral_norm_takes_no_step_of_its_power_iteration() -> None:
 # ------------------------------------------------------------------------------------------------- PointwiseLinear
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 def test_a_swapped_convolution_computes_the_same(data: st.DataObject) -> None:
     dims = data.draw(st.integers(1, 3))

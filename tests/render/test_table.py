@@ -258,7 +258,7 @@ def tables(draw: st.DrawFn) -> Table:
     return Table(tuple(columns), rows, draw(st.text(max_size=20)), draw(loose), draw(loose))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables(), st.one_of(st.none(), st.integers(20, 160)), st.booleans())
 def test_own_layout_is_that_of_rich(table: Table, width: int | None, color: bool) -> None:
     drawn = [ESCAPE.sub("", line).rstrip(" ") for line in layout.lines(table, width, color)]
@@ -271,7 +271,7 @@ numbers = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(st.text("ab.0123456789", max_size=60), numbers, numbers, st.lists(numbers, max_size=6)), max_size=5

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from convinspect.cli.ending import spare_pytorch
 from support.imports import import_all_modules
 from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
@@ -161,6 +162,8 @@ def serve(handle: int) -> None:
     """Answer each request on this socket with the child's process id, then with how it ended."""
     connection = socket.socket(fileno=handle)
     _import_everything()
+    # Half of a run's time is PyTorch's end.
+    spare_pytorch()
     gc.freeze()
     while True:
         head, handles, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)

@@ -47,7 +47,7 @@ def picklers() -> list[Callable[[Any, int], bytes]]:
 STRINGS = st.sampled_from(["a", "b", "weight", "ü", "x" * 300, "\n'\\", "\ud800"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     keys=st.lists(STRINGS, min_size=1, unique=True),
     values=st.lists(st.one_of(STRINGS, st.integers(0, 300)), min_size=7, max_size=7),
@@ -156,7 +156,7 @@ TEXTS = st.sampled_from(["a", "b", "shared"])
 ITEMS = st.one_of(st.just(1), TEXTS, TEXTS.map(lambda text: (text, len(text))), TEXTS.map(lambda text: [text, "b"]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(ITEMS, min_size=3, max_size=6),
     protocol=st.integers(2, 5),
