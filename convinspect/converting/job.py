@@ -25,7 +25,7 @@ from convinspect.converting.folder import check_stuck, company_of, left_behind, 
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
 from convinspect.converting.moving import check_apart
-from convinspect.converting.nothing import Fruitless, check_named, why_nothing
+from convinspect.converting.nothing import Fruitless, check_named, left_of_other_kinds, why_nothing
 from convinspect.converting.options import Options
 from convinspect.converting.patches import notes_on_order
 from convinspect.converting.plan import Plan, chosen_layers
@@ -307,6 +307,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *notes_on_order(selection.plan.conversions, resaved, options.patch_order is not None),
         *selection.notes,
+        *left_of_other_kinds(options, selection.layers, selection.plan, writing),
         *_names_left(checkpoint, options, renamed, resaved),
         *notes_on(company, options),
         *fused.notes,

@@ -15,9 +15,12 @@ _OF_ARGUMENTS = {"target": "-o"}
 
 
 def as_flag(option: Option) -> str:
-    """An option as a flag: `--layer conv1`, `--state-dict`; `-o` for the target."""
+    """An option as a flag: `--layer conv1`, `--state-dict`; `-o` for the target; once for each value of a tuple."""
     flag = _OF_ARGUMENTS.get(option.name) or f"--{option.name.rstrip('_').replace('_', '-')}"
-    return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(str(option.value))}"
+    if option.value is None or option.value is True:
+        return flag
+    values = option.value if isinstance(option.value, tuple) else (option.value,)
+    return " ".join(f"{flag} {shlex.quote(str(value))}" for value in values)
 
 
 class Reader(Enum):
