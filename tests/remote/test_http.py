@@ -141,6 +141,13 @@ def test_a_converted_file_is_written_here(server: Server, tmp_path: Path) -> Non
         assert path.read_bytes() == (FIXTURES / "sharded" / path.name).read_bytes()
 
 
+def test_an_unpacked_file_whose_folder_nobody_lists(tmp_path: Path) -> None:
+    with zipfile.ZipFile(FIXTURES / "pointnet_stnkd.pt") as packed:
+        packed.extractall(tmp_path)
+    with serving(tmp_path) as far, pytest.raises(NotThere, match="does not say what lies beside it"):
+        convinspect.open(f"{far.address}/pointnet_stnkd/data.pkl")
+
+
 def test_a_member_of_an_archive_elsewhere(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as pack:
         pack.write(FIXTURES / "pointnet_stnkd.pt", "exp/model.pth")
