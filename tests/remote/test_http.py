@@ -129,11 +129,16 @@ def test_a_converted_file_is_written_here(server: Server, tmp_path: Path) -> Non
         convinspect.convert(FIXTURES / name, here, to="linear")
         convinspect.convert(f"{server.address}/{name}", there, to="linear")
         assert there.read_bytes() == here.read_bytes()
+        convinspect.convert(f"{server.address}/{name}", there, force=True)
+        assert there.read_bytes() == (FIXTURES / name).read_bytes()
     folder = tmp_path / "folder"
     convinspect.convert(f"{server.address}/sharded/model.safetensors.index.json", folder, to="linear")
     convinspect.convert(FIXTURES / "sharded/model.safetensors.index.json", tmp_path / "other", to="linear")
     for path in (tmp_path / "other").iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
+    convinspect.convert(f"{server.address}/sharded/model.safetensors.index.json", tmp_path / "same")
+    for path in (tmp_path / "same").iterdir():
+        assert path.read_bytes() == (FIXTURES / "sharded" / path.name).read_bytes()
 
 
 def test_a_member_of_an_archive_elsewhere(tmp_path: Path) -> None:
