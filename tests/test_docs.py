@@ -180,6 +180,12 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert broken_links(page) == ["#f", "none.md", "page.md#i", "j.svg"]
 
 
+def test_every_picture_that_is_kept_is_shown() -> None:
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = {picture.name for picture in (ROOT / "docs" / "images").iterdir()}
+    assert {name for name in pictures if f"images/{name})" not in shown} == set()
+
+
 def test_the_front_page_is_short() -> None:
     for page in PAGES[:2]:
         assert len(page.read_text(encoding="utf-8").splitlines()) <= 220

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from importlib import import_module
 from typing import Any
 
@@ -56,8 +57,9 @@ class LazyGroup(TyperGroup):
         super().__init__(commands={**known, **(commands or {})}, **settings)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        convert_quickly(self.get_params(ctx))
-        return super().parse_args(ctx, as_meant(args))
+        parameters = self.get_params(ctx)
+        convert_quickly(parameters)
+        return super().parse_args(ctx, as_meant(args, {name for parameter in parameters for name in parameter.opts}))
 
     def get_help(self, ctx: Any) -> str:
         from convinspect.cli.help import help_width, program_help, show_help
@@ -75,8 +77,13 @@ def _in_colour(ctx: Any, text: str) -> str:
     return text
 
 
-def as_meant(args: list[str]) -> list[str]:
-    """A command line as hands type it by habit, spelled out: `help`, `version`, and a file without a command."""
+def as_meant(args: list[str], own: Set[str]) -> list[str]:
+    """A command line as hands type it by habit, spelled out: `help`, `version`, and a file without a command.
+
+    Args:
+        args: What was typed after the program's name.
+        own: Options of the program, which are those of no command.
+    """
     if not args:
         return args
     first, rest = args[0], args[1:]
@@ -84,10 +91,17 @@ def as_meant(args: list[str]) -> list[str]:
         return [*(word for word in rest[:1] if word not in ("help", "version")), "--help"]
     if first == "version":
         return ["--version"]
-    if first in SUMMARIES or first.startswith("-"):
+    if first in SUMMARIES or first.partition("=")[0] in own:
         return args
-    is_path = os.path.lexists(first) or any(mark in first for mark in "./\\!")
-    return ["shapes", *args] if is_path else args
+    if first.startswith("-"):
+        # Options of `shapes` may come before the file, as they may behind the command's name.
+        is_file = not SUMMARIES.keys() & set(rest) and any(map(_is_path, rest))
+        return ["shapes", *args] if is_file else args
+    return ["shapes", *args] if _is_path(first) else args
+
+
+def _is_path(word: str) -> bool:
+    return os.path.lexists(word) or (not word.startswith("-") and any(mark in word for mark in "./\\!"))
 
 
 def with_format(args: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from convinspect.cli.complaints import say
 from convinspect.cli.completion import complete_layers
 from convinspect.cli.options import ForceOption, RootOption, SeedOption, WidthOption, path_argument
 from convinspect.cli.output import Sink, check_output
-from convinspect.errors import CannotShow, NotThere
+from convinspect.errors import CannotShow
 from convinspect.explaining.words import Words
 from convinspect.render.format import Format
 
@@ -126,8 +126,6 @@ def explain(
     """
     check_output(output, Format.table, [path, given], force)
     _check_font(output, lang)
-    if path is not None and layer is None:
-        raise NotThere("no layer is named", "name one, as in: convinspect explain model.pt conv1", path)
     from convinspect.checkpoint import open_checkpoint
 
     checkpoint = None if path is None else open_checkpoint(path, root)

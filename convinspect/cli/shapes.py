@@ -144,12 +144,14 @@ def _show_rows(listing: _Listing, sink: Sink, fold: bool, by: Order | None, limi
 
 def _show_tree(listing: _Listing, sink: Sink, depth: int | None, by: Order | None, limit: int | None) -> None:
     """A row for each module; JSON has the tree beside the layers in it."""
-    from convinspect.layers.tree import first_nodes, module_tree, walk
+    from convinspect.layers.tree import first_nodes, joined, module_tree, walk
     from convinspect.showing.module_tree import tree_payload, tree_table
     from convinspect.showing.shapes import listing_payload
 
     checkpoint, layers, shown, everything = listing
     whole = module_tree(checkpoint, layers, shown, depth=depth, sort=by)
+    if not sink.for_machines:
+        whole = joined(whole)
     tree = whole if limit is None else first_nodes(whole, limit)
     beyond = sum(1 for _ in walk(whole)) - sum(1 for _ in walk(tree))
     if sink.wants_payload:

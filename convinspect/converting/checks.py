@@ -59,18 +59,24 @@ def check_archive(checkpoint: Checkpoint, in_place: bool) -> None:
     raise CannotWrite("a checkpoint in an archive cannot be edited in place", remedy, archive)
 
 
-def check_options(options: Options, resave: bool) -> None:
+def asks_for_nothing(options: Options) -> bool:
+    """Whether options say of no layer, name or optimizer what becomes of it."""
+    return not (options.to or options.like is not None or options.rename or options.drop_optimizer)
+
+
+def check_options(options: Options, written_anyway: bool) -> None:
     """Refuse options that ask for nothing, or that contradict each other.
 
     Args:
         options: All of them.
-        resave: The file is to be saved as a plain state_dict, which alone is something to do.
+        written_anyway: There is something to do besides: a plain state_dict is saved, or a checkpoint is taken out of
+            an archive, or from an address.
 
     Raises:
         CannotConvert: They contradict each other, or there is nothing to do.
     """
     to, like, expand = Option("to", None), Option("like", None), Option("groups", "expand")
-    idle = not (options.to or options.like is not None or resave or options.rename or options.drop_optimizer)
+    idle = asks_for_nothing(options) and not written_anyway
     unknown = [kind for kind in options.from_ if kind not in ORIGINS]
     without_use = _without_use(options)
     rules: tuple[tuple[object, str, str], ...] = (
@@ -278,13 +284,14 @@ def check_format(checkpoint: Checkpoint, resave: bool) -> None:
         raise CannotConvert(f"no {checkpoint.container.value} is written here, anew or in place", remedy)
 
 
-def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False) -> None:
+def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = False, unchanged: bool = False) -> None:
     """Refuse files that record shapes in more than one place, and damaged files.
 
     Args:
         checkpoint: The source.
         resave: Its weights are saved as a plain state_dict, without anything else that records their shapes.
         drop_optimizer: Its optimizer state is to be left out.
+        unchanged: No layer, name or optimizer changes.
 
     Raises:
         CannotConvert: The file holds modules besides their weights, or is a distributed checkpoint that becomes none.
@@ -292,7 +299,7 @@ def check_source(checkpoint: Checkpoint, resave: bool, drop_optimizer: bool = Fa
     """
     if checkpoint.problems:
         raise BrokenFile(checkpoint.problems[0], path=checkpoint.path)
-    if not resave and checkpoint.holds_modules:
+    if not resave and not unchanged and checkpoint.holds_modules:
         raise CannotConvert(
             f"it holds a whole model ({checkpoint.format}), whose classes would no longer fit their weights",
             Wording(Option("state_dict"), " writes its plain state_dict instead"),

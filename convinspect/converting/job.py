@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from convinspect.checkpoint import Checkpoint, open_checkpoint, open_for_change
 from convinspect.converting.afterwards import Afterwards, afterwards
 from convinspect.converting.checks import (
+    asks_for_nothing,
     check_archive,
     check_format,
     check_layout,
@@ -25,7 +26,7 @@ from convinspect.converting.folder import check_stuck, company_of, left_behind, 
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
 from convinspect.converting.moving import check_apart
-from convinspect.converting.nothing import Fruitless, check_named, why_nothing
+from convinspect.converting.nothing import Fruitless, check_named, left_of_other_kinds, why_nothing
 from convinspect.converting.options import Options
 from convinspect.converting.patches import notes_on_order
 from convinspect.converting.plan import Plan, chosen_layers
@@ -35,11 +36,13 @@ from convinspect.converting.strides import not_given_back
 from convinspect.converting.training_state import Followers, followers, own_copies
 from convinspect.errors import CannotConvert, Option, Wording, naming
 from convinspect.formats.journal import is_interrupted
+from convinspect.formats.sources import is_plain
 from convinspect.layers.numberless import lines_on_numbers
 from convinspect.layers.select import exactly_named
 from convinspect.records import Container, Edit, Layer, Root
 from convinspect.remote.addresses import path_of
 from convinspect.text import first_few, plural, quoted
+from convinspect.writing.archived import wraps
 from convinspect.writing.carried import folder_of
 from convinspect.writing.left_behind import losses, old_names, unfused
 from convinspect.writing.same_format import save_edits
@@ -278,12 +281,13 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     as_arrays = not anew and saved_as_arrays(checkpoint, options)
     resaved = anew or as_arrays
     check_format(checkpoint, resaved)
-    check_options(options, resaved)
+    taken_out = output is not None and not is_plain(checkpoint.path) and not wraps(checkpoint.path, output)
+    check_options(options, resaved or taken_out)
     check_archive(checkpoint, options.in_place)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)
-    check_source(checkpoint, resaved, options.drop_optimizer)
+    check_source(checkpoint, resaved, options.drop_optimizer, taken_out and asks_for_nothing(options))
     writer = writer_of(output) if resaved and output is not None else "torch"
     check_layout(checkpoint, resaved, writer, options.like is not None)
     if options.model is not None:
@@ -307,6 +311,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *notes_on_order(selection.plan.conversions, resaved, options.patch_order is not None),
         *selection.notes,
+        *left_of_other_kinds(options, selection.layers, selection.plan, writing),
         *_names_left(checkpoint, options, renamed, resaved),
         *notes_on(company, options),
         *fused.notes,

@@ -1,4 +1,4 @@
-"""Why a conversion would change nothing that it was asked for, and which option would help."""
+"""Why a conversion would change nothing that it was asked for, or leave layers of other kinds, and what would help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convinspect.kinds import option_of, shown_kind
 from convinspect.layers.find import find_layers
 from convinspect.layers.numberless import GATHER, emptied_line
 from convinspect.records import Contents, Layer, Tensor
-from convinspect.text import first_few, plural
+from convinspect.text import first_few, join_words, plural
 from convinspect.writing.left_behind import unfused as unfused_parts
 
 
@@ -109,6 +109,32 @@ def why_nothing(
     return Fruitless(f"{reason}; {emptied}" if emptied else reason, remedy or (GATHER if emptied else ""))
 
 
+def left_of_other_kinds(options: Options, layers: Sequence[Layer], planned: Plan, writing: Writing) -> tuple[str, ...]:
+    """A note on the layers that could be Linear too, and are of kinds which are taken only where they are named.
+
+    The plan says nothing of them, and who asks for Linear means them more often than not. None where the kinds or the
+    layers were chosen, or where nothing changes, which `why_nothing` explains.
+
+    Args:
+        options: What is asked for.
+        layers: All layers of the source.
+        planned: What is decided.
+        writing: What the way of writing asks of layers.
+    """
+    if options.kind != "Linear" or options.from_ or options.layer or options.like is not None:
+        return ()
+    request = requested(options, options.kind, writing)
+    if request.of_patches or not planned.conversions:
+        return ()
+    found = _of_other_kinds(layers, request)
+    if not found:
+        return ()
+    kinds = tuple(dict.fromkeys(option_of(kind) for kind in (*request.origins, *(kind for kind, *_ in found))))
+    left = join_words([f"{number:,} {_pointwise(shown)}" for _, shown, number in found])
+    them = "it" if sum(number for *_, number in found) == 1 else "them"
+    return (Wording(f"not converted: {left}; ", Option("from_", kinds), f" takes {them} too"),)
+
+
 def _no_layer(request: Request) -> str:
     if request.patch:
         return "no Linear's name says that it multiplies patches"
@@ -146,20 +172,25 @@ def _more_reasons(refused: Sequence[Refusal]) -> list[Wording]:
 
 def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
     """Options that take layers of other kinds, which would be converted then."""
+    return [
+        Wording(Option("from_", option_of(kind)), f" takes {number:,} {kind if request.patches else _pointwise(shown)}")
+        for kind, shown, number in _of_other_kinds(layers, request)
+    ]
+
+
+def _of_other_kinds(layers: Sequence[Layer], request: Request) -> list[tuple[str, str, int]]:
+    """Kinds that are not asked for and would be converted: as PyTorch and as a listing calls them, and their number."""
     if request.patch:
         return []
     every = Options(to=option_of(request.to), from_=("any",)).kinds
     others = tuple(kind for kind in every if kind not in request.origins)
-    if not others:
+    if not any(layer.kind in others for layer in layers):
         return []
     # One that a user named in full is converted where a layer that nobody named is left; this is about the latter.
     names = tuple(name for name in request.names if name.strip("*?."))
     could = plan(layers, replace(request, kinds=others, names=names))
     counts = Counter((one.layer.kind, shown_kind(one.layer.kind, one.layer.tags)) for one in could.conversions)
-    return [
-        Wording(Option("from_", option_of(kind)), f" takes {number:,} {kind if request.patches else _pointwise(shown)}")
-        for (kind, shown), number in counts.most_common()
-    ]
+    return [(kind, shown, number) for (kind, shown), number in counts.most_common()]
 
 
 def _of_patches(layers: Sequence[Layer], request: Request, refused: Sequence[Refusal]) -> list[Wording]:

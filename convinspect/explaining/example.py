@@ -241,6 +241,12 @@ def real(numbers: torch.Tensor, whose: str) -> torch.Tensor:
     return numbers.double()
 
 
+def is_explained(layer: Layer) -> bool:
+    """Whether `of_layer` draws it, by its kind, groups and kernel."""
+    kind = layer.kind in ("Conv1d", "Linear", TRANSFORMERS_CONV1D) or (layer.kind in CONVOLUTIONS and layer.pointwise)
+    return kind and (layer.groups is None or layer.groups == 1)
+
+
 def of_layer(layer: Layer, x: torch.Tensor | None, rows: int, seed: int) -> Example:
     """A file's layer on the given data, or on random data rounded to one decimal.
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from convinspect.checkpoint import Checkpoint
-from convinspect.errors import ConvInspectError, NotThere, Option, Wording
+from convinspect.errors import ConvInspectError, NotThere
 from convinspect.explaining.data import read_rows
-from convinspect.explaining.example import Example, built_in, example, of_layer, real
+from convinspect.explaining.example import Example, built_in, example, is_explained, of_layer, real
 from convinspect.explaining.patches import built_in_patches, patches_of_layer
 from convinspect.explaining.words import Language
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select_one
+from convinspect.records import Layer
+from convinspect.text import first_few
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,25 @@ def _computed(checkpoint: Checkpoint | None, options: Options) -> Example:
     data = None if data is None else real(data, "the data are")
     if checkpoint is None:
         return _explain_built_in(data, options)
+    layers = find_layers(checkpoint)
     if options.layer is None:
-        raise NotThere("no layer is named", Wording("name one with ", Option("layer", None)), checkpoint.path)
+        raise NotThere("no layer is named", _which(layers, options.patches), checkpoint.path)
     try:
-        chosen = select_one(find_layers(checkpoint), options.layer)
+        chosen = select_one(layers, options.layer)
         of = patches_of_layer if options.patches else of_layer
         return of(chosen, data, options.rows, options.seed)
     except ConvInspectError as error:
         raise error.at(checkpoint.path) from None
+
+
+def _which(layers: Sequence[Layer], patches: bool) -> str:
+    """The remedy: the first layers that can be explained, those of kernel size 1 before others; or what can be."""
+    if patches:
+        names = [layer.name for layer in layers if layer.patch]
+        return f"name one: {first_few(names, 3)}" if names else "name a convolution that cuts patches"
+    able = [layer for layer in layers if is_explained(layer)]
+    names = [layer.name or "." for layer in sorted(able, key=lambda layer: not layer.pointwise)]
+    return f"name one: {first_few(names, 3)}" if names else "only convolutions and Linear can be explained"
 
 
 def _explain_built_in(data: torch.Tensor | None, options: Options) -> Example:

@@ -17,7 +17,7 @@ from convinspect.formats.roots import main_root
 from convinspect.formats.sources import folder_of, is_plain, read_each
 from convinspect.keys.others import Other
 from convinspect.records import Container, Contents, Problem, Root, Tensor, Version
-from convinspect.text import plural
+from convinspect.text import first_few, plural
 
 if TYPE_CHECKING:
     from convinspect.formats.pickle.record import Pickle
@@ -296,8 +296,10 @@ def read_folder(path: Path, read_file: ReadFile, read_any: ReadFile) -> Contents
 
 def _nothing_here(path: Path) -> ConvInspectError:
     inside = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and _has_weights(entry))
+    if len(inside) == 1:
+        return NotThere(f"the weights lie in its folder {inside[0]!r}", f"give {path / inside[0]}", path)
     if inside:
-        return NotThere(f"the weights lie in its folders {', '.join(inside[:6])}", "name one of them", path)
+        return NotThere(f"the weights lie in its folders {first_few(inside, 6)}", "give one of them", path)
     from convinspect.formats.unsupported.folders import unsupported_folder_error
 
     return unsupported_folder_error(path)

@@ -98,6 +98,20 @@ def _only(node: Node, kept: set[int]) -> Node:
     return node._replace(children=tuple(_only(child, kept) for child in node.children if id(child) in kept))
 
 
+def joined(node: Node) -> Node:
+    """The tree with each module that has nothing but one other as a part of that one's name: `model.layers`.
+
+    Nothing is lost: what is joined has no layer or class of its own, and the sums of what it holds. The root stays.
+    """
+    children = tuple(map(joined, node.children))
+    (child, *more) = children or (node,)
+    plain = bool(node.path and children) and not (more or node.kind or node.layers)
+    same = (node.parameters, node.nbytes, node.tensors) == (child.parameters, child.nbytes, child.tensors)
+    if plain and same and 1 in (node.repeats, child.repeats):
+        return child._replace(name=f"{node.name}.{child.name}", repeats=node.repeats * child.repeats)
+    return node._replace(children=children)
+
+
 def walk(node: Node) -> Iterator[tuple[int, Node]]:
     """A node and all below it, parents first, each with its depth: 0 is the node given."""
     waiting = [(0, node)]

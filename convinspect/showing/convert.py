@@ -226,6 +226,9 @@ def _summary(job: Job, written: bool) -> Cell:
     if job.resaved and not parts:
         total = plural(len(job.checkpoint.root.tensors), "tensor")
         return f"{total} {'written' if written else 'to write'} as a plain state_dict, none reshaped"
+    if not parts and job.options.to is None and job.options.like is None and not job.options.drop_optimizer:
+        total = plural(len(job.checkpoint.root.tensors), "tensor")
+        return f"{total} {'written' if written else 'to write'} unchanged"
     if not parts and not job.options.drop_optimizer:
         are = "is" if job.already == 1 else "are"
         more = f"; {count(job.already)} {are} so already" if job.already else ""

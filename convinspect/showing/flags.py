@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import Enum, auto
 
 from convinspect.errors import Option, as_argument, spelled
 
@@ -14,35 +15,50 @@ _OF_ARGUMENTS = {"target": "-o"}
 
 
 def as_flag(option: Option) -> str:
-    """An option as a flag: `--layer conv1`, `--state-dict`; `-o` for the target."""
+    """An option as a flag: `--layer conv1`, `--state-dict`; `-o` for the target; once for each value of a tuple."""
     flag = _OF_ARGUMENTS.get(option.name) or f"--{option.name.rstrip('_').replace('_', '-')}"
-    return flag if option.value is None or option.value is True else f"{flag} {shlex.quote(str(option.value))}"
+    if option.value is None or option.value is True:
+        return flag
+    values = option.value if isinstance(option.value, tuple) else (option.value,)
+    return " ".join(f"{flag} {shlex.quote(str(value))}" for value in values)
+
+
+class Reader(Enum):
+    """Who reads a result: at a shell, where commands have flags; in Python, where they have none; or a page alone."""
+
+    SHELL = auto()
+    PYTHON = auto()
+    PAGE = auto()
 
 
 # Who reads is known where a result is shown, and sentences are made many calls below.
-_in_python: ContextVar[bool] = ContextVar("in_python", default=False)
+_reader: ContextVar[Reader] = ContextVar("reader", default=Reader.SHELL)
 
 
 @contextmanager
-def for_python() -> Iterator[None]:
-    """What is drawn inside is for somebody who calls functions, and has no flags to give."""
-    token = _in_python.set(True)
+def read_by(reader: Reader) -> Iterator[None]:
+    """What is drawn inside is for this reader."""
+    token = _reader.set(reader)
     try:
         yield
     finally:
-        _in_python.reset(token)
+        _reader.reset(token)
 
 
 def flagged(text: str) -> str:
-    """A sentence with its options as flags; inside `for_python` as arguments."""
-    return spelled(text, as_argument if _in_python.get() else as_flag)
+    """A sentence with its options as flags; for a reader of Python as arguments."""
+    return spelled(text, as_argument if _reader.get() is Reader.PYTHON else as_flag)
 
 
-def by_reader(shell: str, python: str = "") -> str:
-    """Advice that differs between the command line and Python by more than how an option is spelled.
+def by_reader(shell: str, python: str = "", page: str | None = None) -> str:
+    """Advice that differs between readers by more than how an option is spelled.
 
     Args:
         shell: For the command line.
         python: For Python; "" where no argument does the same.
+        page: For the page of `report`; by default the command line's.
     """
-    return python if _in_python.get() else shell
+    reader = _reader.get()
+    if reader is Reader.PAGE and page is not None:
+        return page
+    return python if reader is Reader.PYTHON else shell

@@ -16,6 +16,7 @@ from convinspect.showing.flags import by_reader
 from convinspect.showing.tensorless import notes_on_tensorless
 from convinspect.text import first_few, one_line, plural
 
+NO_LAYER = "no layer to show"
 ASSUMED = "assumed: a state_dict does not record stride, padding and groups; taken as 1, 0 and 1"
 ASSUMED_GROUPS = "assumed: a state_dict does not record stride, padding and groups; inputs are counted for groups 1"
 _ASSUMED_DIRECTION = (
@@ -65,7 +66,7 @@ def footnotes(
         beyond: Those that have no row for there being too many.
     """
     return [
-        *([] if shown else ["no layer to show"]),
+        *([] if shown else [NO_LAYER]),
         *_notes_on_layers(shown),
         *notes_on_packed(checkpoint, layers),
         *notes_on_tensorless(checkpoint),
@@ -106,7 +107,9 @@ def _notes_on_layers(shown: Sequence[Layer]) -> Iterator[str]:
 
 def _which() -> str:
     """Where the kinds of an ambiguous layer are told."""
-    return by_reader(" (--format json says which)", " (the layer's notes say which)")
+    return by_reader(
+        " (--format json says which)", " (the layer's notes say which)", " (open the layer's row to see which)"
+    )
 
 
 def _notes_on_layouts(shown: Sequence[Layer]) -> Iterator[str]:

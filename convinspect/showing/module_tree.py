@@ -12,7 +12,7 @@ from convinspect.records import Layer
 from convinspect.render.cells import count, shape, size
 from convinspect.render.style import NAME, QUIET
 from convinspect.render.table import WHOLE, Cell, Column, Styled, Table
-from convinspect.showing.footnotes import ASSUMED, ASSUMED_GROUPS, LEGEND, footnotes, note_on_more
+from convinspect.showing.footnotes import ASSUMED, ASSUMED_GROUPS, LEGEND, NO_LAYER, footnotes, note_on_more
 from convinspect.showing.shapes import tag_cell, tags_of, title_of, totals_lines
 
 _COUNTED = "params, share, size: of all that lies under a module, what is not shown too"
@@ -58,6 +58,8 @@ def tree_table(
         *(
             ASSUMED if note == ASSUMED_GROUPS else note
             for note in footnotes(checkpoint, layers, seen, everything, shown)
+            # Layers may lie deeper than the tree.
+            if note != NO_LAYER or not shown
         ),
     ]
     columns = _COLUMNS

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from convinspect.render.table import Block, Table
-from convinspect.showing.flags import for_python
+from convinspect.showing.flags import Reader, read_by
 
 Tables: TypeAlias = Table | Block | Sequence[Table | Block]
 
@@ -27,7 +27,7 @@ def show_in_notebooks(record: type, draw: Callable[[Any], Tables]) -> None:
         from convinspect.render.emit import as_shown
         from convinspect.render.html import html_of
 
-        with for_python():
+        with read_by(Reader.PYTHON):
             return html_of(as_shown(draw(self)))
 
     record._repr_html_ = _repr_html_  # type: ignore[attr-defined]

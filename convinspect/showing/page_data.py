@@ -12,7 +12,7 @@ from convinspect.render.table import Cell, Styled, plain
 from convinspect.reporting.room import LONGEST_NAME
 from convinspect.reporting.summary import Summary
 from convinspect.showing.diff import note_of, notes
-from convinspect.showing.flags import flagged
+from convinspect.showing.flags import Reader, flagged, read_by
 from convinspect.showing.model_data import Texts, figure, model_data, short
 from convinspect.showing.opened import opened_name
 from convinspect.showing.verdict import STYLES, commands, counts_cell, prefix_lines, pytorch_lines, verdict_cell
@@ -25,13 +25,15 @@ _TONES = {GOOD: "good", WARN: "warn", BAD: "bad"}
 
 def page_data(summary: Summary) -> dict[str, Any]:
     """The data of a page of one checkpoint."""
-    return {"models": [model_data(summary)], "diff": None, "made": _made()}
+    with read_by(Reader.PAGE):
+        return {"models": [model_data(summary)], "diff": None, "made": _made()}
 
 
 def pair_data(a: Summary, b: Summary, report: DiffReport) -> dict[str, Any]:
     """The data of a page of two checkpoints, side by side."""
-    models = [model_data(a), model_data(b)]
-    return {"models": models, "diff": _differences(report, a, b), "made": _made()}
+    with read_by(Reader.PAGE):
+        models = [model_data(a), model_data(b)]
+        return {"models": models, "diff": _differences(report, a, b), "made": _made()}
 
 
 def title_of(*summaries: Summary) -> str:

@@ -117,7 +117,7 @@ def _verdict_cell(report: DiffReport) -> Cell:
     unread = sum(difference.unread for difference in report.remarkable)
     if unread:
         end += f"; the numbers of {plural(unread, 'tensor')} were not compared"
-    return (Styled(said, GOOD), Styled(f" where B does{end}", WARN if unread else ""))
+    return (Styled(said, GOOD), Styled(f", wherever B loads{end}", WARN if unread else ""))
 
 
 def values_compare() -> str:

@@ -52,6 +52,8 @@ def pieces_for(file: File, changes: Changes) -> list[Piece]:
     Raises:
         CannotWrite: The file's format records shapes in more than one place, such as TorchScript.
     """
+    if not changes:
+        return [Range(0, file.size)]
     head = file.read(0, 64)
     if is_safetensors(head):
         return _safetensors(file, changes.edits)

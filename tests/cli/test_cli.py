@@ -286,6 +286,7 @@ def test_version_help_and_usage_errors() -> None:
         ("shape x.pt", "no such command 'shape'; did you mean shapes?"),
         ("banana", "no such command 'banana'; see convinspect -h"),
         ("--bogus", "no such option: --bogus; see convinspect -h"),
+        ("--bogus shapes x.pt", "no such option: --bogus; see convinspect -h"),
         ("shapes x.pt --\x1b[31m", "no such option: --\\x1b[31m; see"),
     ],
 )  # fmt: skip
@@ -302,6 +303,9 @@ def test_a_command_line_that_cannot_be_understood_is_one_line(words: str, said: 
         ([STNKD, "--pointwise", "--format", "csv"], ["shapes", STNKD, "--pointwise", "--format", "csv"]),
         ([FIXTURES / "sharded"], ["shapes", FIXTURES / "sharded"]),
         (["nowhere/at.all"], ["shapes", "nowhere/at.all"]),
+        (["--layer=fc1", "--json", STNKD], ["shapes", STNKD, "--layer", "fc1", "--format", "json"]),
+        (["-a", "--", STNKD], ["shapes", STNKD, "--all"]),
+        (["--help", STNKD], ["--help"]),
         (["help"], ["--help"]),
         (["help", "convert"], ["convert", "--help"]),
         (["help", "help"], ["--help"]),

@@ -110,7 +110,7 @@ def test_weights_have_the_same_limit(saved: dict[str, Path], mode: list[str]) ->
 def test_a_tree_shows_modules_with_their_sums(saved: dict[str, Path]) -> None:
     model = Model()
     text = run("shapes", saved["pt"], "--tree").stdout
-    lines = {line.split()[-1]: line for line in ("├─ stem", "├─ blocks", "│  └─ {0–11}", "│     └─ conv", "└─ head")}
+    lines = {line.split()[-1]: line for line in ("├─ stem", "├─ blocks.{0–11}", "│  └─ conv", "└─ head")}
     assert all(any(row.startswith(line) for row in text.splitlines()) for line in lines.values())
     rows = list(csv.DictReader(io.StringIO(run("shapes", saved["pt"], "--tree", "--format", "csv").stdout)))
     assert [(row["path"], int(row["depth"])) for row in rows] == [
@@ -150,7 +150,8 @@ def test_depth_and_limit_and_order_of_a_tree(saved: dict[str, Path]) -> None:
     assert names("--tree", "--depth", 2)[-2:] == ["blocks.{0–11}", "head"]
     assert names("--tree", "--depth", 1, "--sort", "params") == ["", "head", "blocks", "stem"]
     assert names("--tree", "--limit", 3) == ["", "stem", "blocks"]
-    assert "3 more rows not shown" in run("shapes", saved["pt"], "--tree", "--limit", 3).stdout
+    assert "2 more rows not shown" in run("shapes", saved["pt"], "--tree", "--limit", 3).stdout, "of the rows drawn"
+    assert "no layer" not in run("shapes", saved["pt"], "--tree", "--depth", 1, "--pointwise").stdout, "it lies deeper"
     assert names("--tree", "--pointwise")[-1] == "blocks.{0–11}.conv"
     assert "blocks.{0–11}.norm" in names("--tree", "--all")
 

@@ -74,7 +74,7 @@ def test_the_verdict_is_printed_as_well(command: str, form: str, tmp_path: Path)
     assert kept.code == plain.code
     assert verdict
     assert all(line in plain.out.splitlines() for line in verdict)
-    said = "A will load after converting 3 layers where B does" if command == "diff" else "equal · strength: bits"
+    said = "A will load after converting 3 layers, wherever B loads" if command == "diff" else "equal · strength: bits"
     assert verdict[0] == said
 
 

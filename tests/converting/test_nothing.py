@@ -149,3 +149,39 @@ def test_in_python(tmp_path: Path) -> None:
     with pytest.raises(CannotConvert, match=r"from_='conv2d' takes 1 pointwise Conv2d"):
         convert(source, tmp_path / "b.pt", to="linear")
     assert not (tmp_path / "b.pt").exists()
+
+
+def test_pointwise_layers_of_kinds_that_were_not_taken_are_named_and_the_advice_takes_all(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 3, 1), nn.Conv3d(4, 3, 1), nn.Conv2d(4, 3, 3)
+    )
+    source = _saved(tmp_path, model)
+    said = "not converted: 2 pointwise Conv2d and 1 pointwise Conv3d; "
+    advice = "--from conv1d --from conv2d --from conv3d"
+    done = run("convert", source, "-o", tmp_path / "b.pt", "--to", "linear")
+    assert f"note: {said}{advice} takes them too\n" in done.stderr
+    assert f"{said}{advice}" in run("convert", source, "--to", "linear", "--dry-run").stderr
+    job = convert(source, tmp_path / "c.pt", to="linear")
+    assert any(f"{said}from_=('conv1d', 'conv2d', 'conv3d')" in note for note in job.notes)
+    done = run("convert", source, "-o", tmp_path / "all.pt", "--to", "linear", *advice.split())
+    assert "not converted" not in done.stderr
+    assert [len(load(tmp_path / "all.pt")[f"{n}.weight"].shape) for n in range(5)] == [2, 2, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ((nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 3), nn.Linear(4, 4)), ["--to", "linear"]),
+        ((nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 1)), ["--to", "linear", "--from", "conv1d"]),
+        ((nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 1)), ["--to", "linear", "--exclude", "1"]),
+        ((nn.Conv1d(6, 4, 1), nn.Conv2d(6, 4, 1)), ["--to", "linear", "--layer", "0"]),
+        ((nn.Linear(6, 4), nn.Conv2d(6, 4, 1)), ["--to", "conv1d"]),
+    ],
+    ids=["none is left", "kinds chosen", "excluded", "layers chosen", "not to Linear"],
+)
+def test_no_other_kinds_are_named_where_none_was_meant(
+    tmp_path: Path, layers: tuple[nn.Module, ...], words: list[str]
+) -> None:
+    done = run("convert", _saved(tmp_path, nn.Sequential(*layers)), "-o", tmp_path / "b.pt", *words)
+    assert done.returncode == 0
+    assert "not converted" not in done.stderr

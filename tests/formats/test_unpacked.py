@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from convinspect.arrays.read import read_tensor
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
-from convinspect.errors import CannotConvert, RefusedFile
+from convinspect.errors import CannotConvert, NotThere, RefusedFile
 from convinspect.formats import read_contents
 from convinspect.records import Container
 from support.hostile import bomb
@@ -81,6 +82,14 @@ def test_no_folder_is_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CannotConvert):
         convert(folder, tmp_path / "new", Options(to="linear"))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_folder_above_is_answered_with_the_way(folder: Path) -> None:
+    with pytest.raises(NotThere, match=r"its folder 'pointnet_stnkd'; give .*/out/pointnet_stnkd$"):
+        read_contents(folder.parent)
+    shutil.copytree(folder, folder.parent / "another")
+    with pytest.raises(NotThere, match=r"its folders another, pointnet_stnkd; give one of them$"):
+        read_contents(folder.parent)
 
 
 def test_files_that_are_short_or_missing_are_named(folder: Path) -> None:

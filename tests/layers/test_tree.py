@@ -17,7 +17,7 @@ from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.containers import Container
 from convinspect.layers.find import find_layers
 from convinspect.layers.order import listed, natural_key
-from convinspect.layers.tree import DEEPEST, Node, module_tree, walk
+from convinspect.layers.tree import DEEPEST, Node, joined, module_tree, walk
 from convinspect.records import Contents, Root, Tensor
 from convinspect.showing.shapes import totals
 from support.paths import FIXTURES
@@ -167,6 +167,41 @@ def test_every_layer_lies_at_its_name(names: list[str]) -> None:
     for tree in (whole, module_tree(checkpoint, layers)):
         assert sum(len(node.layers) for _, node in walk(tree)) == len(layers)
         assert (tree.parameters, tree.nbytes, tree.tensors) == (sums["parameters"], sums["tensor_nbytes"], len(names))
+        assert owners(joined(tree)) == owners(tree), "what is joined keeps names, repeats and sums"
+
+
+def owners(root: Node) -> list[tuple[object, ...]]:
+    """Each node that has layers: its names from the root, of how many modules all these stand, and what it holds."""
+    found: list[tuple[object, ...]] = []
+    waiting = [(root.name, 1, root)]
+    while waiting:
+        path, repeats, node = waiting.pop()
+        if node.layers:
+            found.append((path, repeats, node.path, node.kind, list(map(id, node.layers)), node[4:7]))
+        waiting += [
+            (f"{path}.{child.name}" if node is not root else child.name, repeats * child.repeats, child)
+            for child in reversed(node.children)
+        ]
+    return found
+
+
+def test_a_module_with_nothing_but_another_is_joined_to_it() -> None:
+    names = [f"a.b.layers.{i}.mlp.{leaf}.lora.weight" for i in range(3) for leaf in ("up", "down")]
+    tree = module_tree(checkpoint_of([*names, "c.own.weight", "c.weight"]))
+    assert [(depth, node.name, node.repeats) for depth, node in walk(joined(tree))] == [
+        (0, "", 1),
+        (1, "a.b.layers.{0–2}.mlp", 3), (2, "up.lora", 1), (2, "down.lora", 1),
+        (1, "c", 1), (2, "own", 1),
+    ]  # fmt: skip
+    repeats = module_tree(checkpoint_of([f"{i}.{j}.weight" for i in range(2) for j in range(3)]))
+    assert joined(repeats) == repeats, "two numbers of repeats are not one"
+
+
+def test_what_counts_more_than_is_shown_below_it_is_not_joined() -> None:
+    checkpoint = checkpoint_of(["a.b.c.weight", "a.b.d.weight"])
+    layers = find_layers(checkpoint)
+    shorter = joined(module_tree(checkpoint, layers, layers[:1]))
+    assert [(node.name, node.tensors) for _, node in walk(shorter)] == [("", 2), ("a.b", 2), ("c", 1)]
 
 
 def test_a_name_of_many_parts_is_no_deep_tree() -> None:

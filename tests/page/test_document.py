@@ -6,8 +6,11 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +49,12 @@ class Parts(HTMLParser):
             self.texts[-1] += data
 
 
+def data_of(html: str) -> dict[str, Any]:
+    parts = Parts(html)
+    data: dict[str, Any] = json.loads(parts.texts[[attrs.get("id") for _, attrs in parts.tags].index("data")])
+    return data
+
+
 def test_text_in_the_data_ends_no_script() -> None:
     data = {"name": EVIL, "keys": [EVIL]}
     written = embedded(data)
@@ -81,6 +90,25 @@ def test_the_page_names_no_other_place() -> None:
     assert not any("src" in attrs or "href" in attrs for _, attrs in parts.tags)
 
 
+def options_in_notes(pages: Iterable[Page]) -> set[str]:
+    """The flags that notes of pages name."""
+    datas = [data_of(page.html) for page in pages]
+    notes = [note for data in datas for part in (*data["models"], data["diff"] or {}) for note in part.get("notes", ())]
+    return {flag for note in notes for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", note)}
+
+
+def test_notes_on_a_page_name_no_option_but_those_that_make_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pages() -> Iterator[Page]:
+        for name in ("views.pt", "gan.pt", "gpt2_names.pt", "quantized.safetensors", "ema.pt"):
+            yield convinspect.report(FIXTURES / name, values=False)
+        yield convinspect.report(STNKD, FIXTURES / "biases.pt", values=False)
+
+    own = set(re.findall(r"--[a-z][a-z-]*", run("report", "--help").stdout))
+    assert {"--root"} <= options_in_notes(pages()) <= own
+    monkeypatch.setattr("convinspect.showing.page_data.read_by", nullcontext)
+    assert options_in_notes(pages()) - own == {"--format"}, "a note for another reader is found"
+
+
 def test_a_notebook_shows_it_in_a_frame() -> None:
     page = Page(EVIL, document({"name": EVIL}, EVIL))
     ((tag, attrs),) = Parts(page._repr_html_()).tags
@@ -95,8 +123,7 @@ def test_of_an_address_headers_alone_are_read_unless_numbers_are_asked_for(tmp_p
             done = run("report", address, *words, "--force", folder=tmp_path)
             assert (done.returncode, done.stderr) == (0, "wrote pointnet_stnkd.report.html\n")
             html = (tmp_path / "pointnet_stnkd.report.html").read_text(encoding="utf-8")
-            parts = Parts(html)
-            data = json.loads(parts.texts[[attrs.get("id") for _, attrs in parts.tags].index("data")])
+            data = data_of(html)
             assert any(data["models"][0]["numbers"]) == read
 
 
@@ -128,7 +155,9 @@ def test_the_command_names_the_page_after_the_model(tmp_path: Path) -> None:
     assert run("report", STNKD, FIXTURES / "ema.pt", folder=tmp_path).returncode == 0
     assert (tmp_path / "pointnet_stnkd_ema.report.html").exists()
     same = run("report", STNKD, STNKD, "-o", "same.html", folder=tmp_path)
-    assert same.stdout == "A would load strictly without changes where B does\n", "the verdict is not hidden in a file"
+    assert same.stdout == "A would load strictly without changes, wherever B loads\n", (
+        "the verdict is not hidden in a file"
+    )
     assert run("report", FIXTURES / "sharded", folder=tmp_path).returncode == 0
     assert (tmp_path / "sharded.report.html").exists()
 

@@ -129,11 +129,23 @@ def test_a_converted_file_is_written_here(server: Server, tmp_path: Path) -> Non
         convinspect.convert(FIXTURES / name, here, to="linear")
         convinspect.convert(f"{server.address}/{name}", there, to="linear")
         assert there.read_bytes() == here.read_bytes()
+        convinspect.convert(f"{server.address}/{name}", there, force=True)
+        assert there.read_bytes() == (FIXTURES / name).read_bytes()
     folder = tmp_path / "folder"
     convinspect.convert(f"{server.address}/sharded/model.safetensors.index.json", folder, to="linear")
     convinspect.convert(FIXTURES / "sharded/model.safetensors.index.json", tmp_path / "other", to="linear")
     for path in (tmp_path / "other").iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
+    convinspect.convert(f"{server.address}/sharded/model.safetensors.index.json", tmp_path / "same")
+    for path in (tmp_path / "same").iterdir():
+        assert path.read_bytes() == (FIXTURES / "sharded" / path.name).read_bytes()
+
+
+def test_an_unpacked_file_whose_folder_nobody_lists(tmp_path: Path) -> None:
+    with zipfile.ZipFile(FIXTURES / "pointnet_stnkd.pt") as packed:
+        packed.extractall(tmp_path)
+    with serving(tmp_path) as far, pytest.raises(NotThere, match="does not say what lies beside it"):
+        convinspect.open(f"{far.address}/pointnet_stnkd/data.pkl")
 
 
 def test_a_member_of_an_archive_elsewhere(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from convinspect.cli.main import app
 from convinspect.errors import ConvInspectError
 from convinspect.layers.find import find_layers
 from convinspect.layers.folding import unfolded
-from convinspect.layers.tree import module_tree
+from convinspect.layers.tree import joined, module_tree
 from convinspect.records import Container, Contents, Layer, Root, Tensor, contiguous
 from convinspect.render.cells import cell_width
 from convinspect.render.fitting import fit
@@ -224,7 +224,7 @@ def test_what_is_the_same_in_all_rows_is_said_below_before_figures_are_left_out(
 def tree_of(path: Path) -> Table:
     checkpoint = convinspect.open(path)
     layers = find_layers(checkpoint)
-    return tree_table(checkpoint, layers, module_tree(checkpoint, layers), layers, True)
+    return tree_table(checkpoint, layers, joined(module_tree(checkpoint, layers)), layers, True)
 
 
 def tree_faults(table: Table, width: int) -> list[str]:

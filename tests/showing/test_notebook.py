@@ -29,7 +29,7 @@ def test_no_table_of_a_notebook_tells_of_a_flag(tmp_path: Path) -> None:
 
 
 def test_the_same_tables_for_a_terminal_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convinspect.showing.notebook.for_python", nullcontext)
+    monkeypatch.setattr("convinspect.showing.notebook.read_by", nullcontext)
     told = {flag for record in (*records(), *of_many_rows(tmp_path)) for flag in _FLAG.findall(text_of(record))}
     assert told >= {"--all", "--root", "--values", "--format"}, told
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 import convinspect
-from convinspect.errors import CannotWrite
+from convinspect.errors import CannotConvert, CannotWrite
+from support.archives import tar_of as packed_tar_of
 
 CONFIG = b"name: model\n"
 
@@ -112,6 +113,25 @@ def test_of_several_the_given_one_is_converted(tmp_path: Path) -> None:
         folder = tmp_path / name.replace(".", "_")
         folder.mkdir()
         there_and_back(tmp_path / "m.tar", name, folder)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_without_a_conversion_the_member_is_written_as_it_is(tmp_path: Path, mode: str) -> None:
+    module = tmp_path / "module.pt"
+    torch.save(torch.nn.Sequential(torch.nn.Conv1d(3, 6, 1)), module)
+    script = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Conv1d(3, 6, 1)), script)
+    files = WEIGHTS | {path.name: path.read_bytes() for path in (module, script)}
+    source = tmp_path / "m.tar"
+    source.write_bytes(packed_tar_of(files, mode))
+    for name, data in files.items():
+        job = convinspect.convert(f"{source}!{name}", tmp_path / f"new_{name}")
+        assert (tmp_path / f"new_{name}").read_bytes() == data
+        assert not job.edits
+    with pytest.raises(CannotConvert, match="nothing says what the layers become"):
+        convinspect.convert(f"{source}!{module.name}", tmp_path / "again.tar")
+    with pytest.raises(CannotConvert, match="nothing says what that becomes"):
+        convinspect.convert(f"{source}!{module.name}", tmp_path / "again.pt", layer="0")
 
 
 def test_what_is_not_written_again_says_what_works(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from convinspect.errors import BrokenFile, RefusedFile, unreadable
+from convinspect.errors import BrokenFile, NotThere, RefusedFile, unreadable
 from convinspect.formats.files import File
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.places import Below, below, is_folder, name_of
@@ -81,6 +81,7 @@ class Unpacked(Archive):
         within: What holds the folder, where it lies in an archive, with its article; else "".
 
     Raises:
+        NotThere: The folder lies on a server that lists none.
         RefusedFile: A file is a link that leads out of the folder, or there are far too many.
     """
 
@@ -101,6 +102,9 @@ class Unpacked(Archive):
                     raise RefusedFile(f"the folder holds more than {MOST_RECORDS:,} files", path=folder)
         except OSError as error:
             raise unreadable(error, folder) from None
+        if not self.records:
+            problem = "it is one file of an unpacked checkpoint, and its server does not say what lies beside it"
+            raise NotThere(problem, "fetch the whole folder, and give that", folder / PICKLE)
 
     @property
     def nbytes(self) -> int:
