@@ -386,6 +386,34 @@ def test_narrow_windows_scroll_down_and_not_across(small: Chrome, width: int) ->
     assert halves == []
 
 
+def test_long_names_have_lines_on_a_narrow_page(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
+    """Rows of other layers look apart: what does not fit four lines is cut at its beginning, and marked."""
+    path, deep = folder / "lora.pt", "base_model.model.model.layers.{}.self_attn.q_proj.lora_A"
+    endless = f"{'encoder.' * 20}last"
+    state = {f"{name}.weight": torch.randn(4, 6) for name in (*map(deep.format, range(3)), endless)}
+    torch.save(state, path)
+    emulate(browser, 400, 800)
+    browser.get(pages(path))
+    settle(browser)
+    told: list[tuple[str, bool, float, float]] = browser.execute_script(
+        "return [...document.querySelectorAll('tr.row')].map((row) => { const name = row.querySelector('.nametext');"
+        " const [all, box] = [name.firstChild.getBoundingClientRect(), name.getBoundingClientRect()];"
+        " return [name.textContent, name.classList.contains('cut'), box.top - all.top, all.bottom - box.bottom]; })"
+    )
+    assert [name for name, *_ in told] == [*map(deep.format, range(3)), endless]
+    assert [cut for _, cut, *_ in told] == [False, False, False, True]
+    assert all(above <= 1 for *_, above, _ in told[:3])
+    assert told[3][2] > 10, "its beginning is out of view"
+    assert all(below <= 1 for *_, below in told)
+    heights = {round(row.size["height"]) for row in browser.find_elements("css selector", "tr.row")}
+    assert len(heights) == 1
+    emulate(browser, 1200, 800)
+    browser.get(pages(path))
+    settle(browser)
+    heights = {round(row.size["height"]) for row in browser.find_elements("css selector", "tr.row")}
+    assert max(heights) < 35, "a line for each where there is room"
+
+
 @pytest.mark.parametrize("width", [800, 1000, 1200, 1500])
 def test_no_number_is_cut_and_names_have_room(
     browser: Chrome, folder: Path, pages: Callable[..., str], width: int

@@ -45,7 +45,7 @@ function stdOf(layer) {
 /** A name, of which the beginning is left out where there is no room: names differ most at their ends. */
 function nameCell(name, under) {
   // The cell is laid out from the right, so that it is the left that is cut; its text is not.
-  const text = make("bdi", { dir: "ltr", text: name });
+  const text = make("bdi", { dir: "ltr" }, ...name.split(/(?<=\.)/).flatMap((part) => [make("wbr"), part]));
   return make("span", { class: "namebox" }, make("span", { class: "twist", "aria-hidden": "true" }),
     make("span", { class: "names" }, make("span", { class: "nametext", title: name }, text),
       make("span", { class: "under", text: under })));

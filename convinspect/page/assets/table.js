@@ -3,6 +3,19 @@
 const AROUND = 12; // Rows that are kept ready above and below the view.
 const MOST_PRINTED = 3000;
 const NAME_LETTERS = 34; // Of a name, before other columns go.
+const MOST_LINES = 4; // Of a name, in a narrow window.
+
+/** How many lines of so many letters a name fills, which breaks behind dots, and elsewhere where it must. */
+function linesOf(name, letters) {
+  let lines = 1;
+  let here = 0;
+  for (const { length } of name.split(/(?<=\.)/)) {
+    if (here && here + length > letters) { lines += 1; here = 0; }
+    lines += Math.max(0, Math.ceil((here + length) / letters) - 1);
+    here = (here + length - 1) % letters + 1;
+  }
+  return lines;
+}
 
 /**
  * columns: [{ key, title, number, cell(row) → text or element, sort(row), wide, drop }]: `wide` in characters, but for
@@ -54,9 +67,9 @@ class Table {
     this.element = make("table", { role: "treegrid", class: "grid", "aria-label": this.options.label },
       make("thead", {}, head), this.body);
     this.empty = make("p", { class: "empty", text: "Nothing fits the filter.", hidden: true });
-    const letters = Math.min(longest(this.every, (row) => row.name), NAME_LETTERS);
+    this.letters = Math.min(longest(this.every, (row) => row.name), NAME_LETTERS);
     this.wanted = make("span", { class: "wanted", "aria-hidden": "true" });
-    this.wanted.style.width = `${letters + 5}ch`;
+    this.wanted.style.width = `${this.letters + 5}ch`;
     this.box = make("div", { class: "gridbox" }, this.element, this.empty, this.wanted);
   }
 
@@ -125,6 +138,7 @@ class Table {
     this.spacer(this.above, from * this.rowHeight + extra(0, from));
     this.spacer(this.below, this.all ? 0 : (count - to) * this.rowHeight + extra(to, count));
     this.place(wanted);
+    this.mark();
   }
 
   /** Lets what goes across all columns do so for those that this width shows: more would make room for themselves. */
@@ -193,6 +207,23 @@ class Table {
       dropped.push(places.shift().key);
       this.element.dataset.drop = dropped.join(" ");
       this.span();
+    }
+    this.lines();
+  }
+
+  /** Has as many lines for names, in each row of a narrow window, as the longest name needs. */
+  lines() {
+    const letter = this.wanted.offsetWidth / (this.letters + 5);
+    const fitting = Math.max(1, Math.floor((this.titles[0].offsetWidth - 34) / letter));
+    const needed = this.every.reduce((most, row) => Math.max(most, linesOf(row.name, fitting)), 1);
+    this.element.style.setProperty("--lines", Math.min(MOST_LINES, needed));
+  }
+
+  /** Marks names of which not all is in view. */
+  mark() {
+    for (const element of this.made.values()) {
+      const box = element.querySelector(".nametext");
+      if (box) box.classList.toggle("cut", box.firstChild.offsetHeight > box.clientHeight + 2);
     }
   }
 
