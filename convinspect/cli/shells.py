@@ -61,13 +61,7 @@ def complete_in_fish(complete: Callable[[], object]) -> None:
         complete: Prints a name a line, for the line in `_TYPER_COMPLETE_ARGS`, and exits.
     """
     option = _OPTION.search(os.environ.get("_TYPER_COMPLETE_ARGS", ""))
-    names = io.StringIO()
-    try:
-        with redirect_stdout(names):
-            complete()
-    finally:
-        for name in names.getvalue().splitlines():
-            print(f"{option[1] if option else ''}{name}")
+    _offer(complete, lambda name: f"{option[1] if option else ''}{name}")
 
 
 def complete_in_bash(complete: Callable[[], object]) -> None:
@@ -81,15 +75,19 @@ def complete_in_bash(complete: Callable[[], object]) -> None:
     words, at = joined(words, at)
     os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(words), str(at)
     typed = words[at] if at < len(words) else ""
+    _offer(complete, lambda name: spelled(name, typed))
+
+
+def _offer(complete: Callable[[], object], spell: Callable[[str], str | None]) -> None:
+    """Print the names that Typer offers as a shell spells them, but those that it cannot take."""
     names = io.StringIO()
     try:
         with redirect_stdout(names):
             complete()
     finally:
-        for name in names.getvalue().splitlines():
-            shown = spelled(name, typed)
-            if shown is not None:
-                print(shown)
+        for name in map(spell, names.getvalue().splitlines()):
+            if name is not None:
+                print(name)
 
 
 def joined(words: list[str], at: int) -> tuple[list[str], int]:
