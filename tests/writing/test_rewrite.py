@@ -15,6 +15,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import CannotWrite
 from convinspect.formats.files import File
 from convinspect.records import Edit, Tensor
+from convinspect.writing.pieces import Range
 from convinspect.writing.rewrite import Changes, pieces_for
 from convinspect.writing.torch_save import tuple_opcodes
 from support.paths import FIXTURES
@@ -31,9 +32,16 @@ def flat(tensor: Tensor) -> Edit:
 
 def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no checkpoint")
-    refused(tmp_path / "a.txt", [], "shapes in this kind of file cannot be changed")
+    edit = flat(open_checkpoint(FIXTURES / "pointnet_stnkd.pt").root.tensors[0])
+    refused(tmp_path / "a.txt", [edit], "shapes in this kind of file cannot be changed")
     for name in ("pointnet_stnkd.pt2", "pointnet_stnkd_script.pt"):
-        refused(FIXTURES / name, [], "it holds the model's program beside its weights")
+        refused(FIXTURES / name, [edit], "it holds the model's program beside its weights")
+
+
+@pytest.mark.parametrize("name", ["pointnet_stnkd.pt2", "pointnet_stnkd_script.pt", "pointnet_stnkd.safetensors"])
+def test_without_a_change_any_file_is_copied_whole(name: str) -> None:
+    with File(FIXTURES / name) as file:
+        assert pieces_for(file, Changes(())) == [Range(0, file.size)]
 
 
 def test_one_tensor_under_two_names_cannot_get_two_shapes(tmp_path: Path) -> None:
