@@ -17,6 +17,7 @@ from tables import Table, seconds
 
 ROUNDS, PAIRS = 9, 21
 BYTES = 2 * 10**9
+PATCHES = 1024
 
 _WRITE = """
 import sys, torch
@@ -37,7 +38,7 @@ for dtype in ("float32", "bfloat16"):
     kind, patch = getattr(torch, dtype), (2, 14, 14)
     conv = nn.Conv3d(3, 1280, patch, stride=patch, bias=False, dtype=kind)
     linear = PatchLinear(3, 1280, patch, bias=False, dtype=kind, dims=3)
-    x = torch.randn(1024, 3, *patch).to(kind)
+    x = torch.randn(int(sys.argv[3]), 3, *patch).to(kind)
     with torch.no_grad():
         for module in (conv, linear):
             module(x)
@@ -78,14 +79,15 @@ def _converting(folder: Path) -> Table:
 def _running() -> Table:
     rows = []
     for threads in (1, 2):
-        done = subprocess.run([sys.executable, "-c", _RUN, str(threads), str(PAIRS)], capture_output=True, text=True)
+        numbers = [str(number) for number in (threads, PAIRS, PATCHES)]
+        done = subprocess.run([sys.executable, "-c", _RUN, *numbers], capture_output=True, text=True)
         found: dict[str, list[float]] = json.loads(done.stdout) if done.returncode == 0 else {}
         for dtype in ("float32", "bfloat16"):
             sides = (found.get(f"{dtype} PatchLinear", []), found.get(f"{dtype} Conv3d", []))
             name = f"{dtype}, {threads} thread{'s' * (threads > 1)}"
             rows.append([name, *_cells(list(zip(*sides, strict=True)))])
     head = ["", "÷ Conv3d, median", "range", "PatchLinear", "Conv3d"]
-    return Table("PatchLinear, 1,024 patches of 1,176 numbers → 1,280", head, rows, [f"{PAIRS} pairs, forward"])
+    return Table(f"PatchLinear, {PATCHES:,} patches of 1,176 numbers → 1,280", head, rows, [f"{PAIRS} pairs, forward"])
 
 
 def _cells(pairs: Sequence[tuple[float, float]]) -> list[str]:

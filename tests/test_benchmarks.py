@@ -79,6 +79,7 @@ def test_patches_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(patches, "ROUNDS", 2)
     monkeypatch.setattr(patches, "PAIRS", 2)
     monkeypatch.setattr(patches, "BYTES", 10**7)
+    monkeypatch.setattr(patches, "PATCHES", 8)
     converting, running = patches.patches_compared(tmp_path)
     assert [row[0] for row in converting.rows] == ["`.safetensors`, 0.0 GB", "`.pt`, 0.0 GB"]
     assert len(running.rows) == 4
