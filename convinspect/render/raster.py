@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from convinspect.errors import CannotShow
 from convinspect.render.cells import cell_width, elide
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-Tone = Literal["light", "dark"]
-"""Pixels have the colours of one scheme."""
 
 # Pixels; twice what a page shows, so that screens of high density show it sharp.
 _FONT_SIZE = 28
@@ -180,6 +178,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 def _colour(name: str) -> str:
+    # Pixels have the colours of one scheme: the dark one.
     return colour_of(name)[1]
 
 
