@@ -76,7 +76,9 @@ def diff(
 
     assert b is not None
     partner = opened_alike(b, root)
-    show_in_notebooks(DiffReport, lambda report: with_lines(difference_table(report), by_hand(report, commands(report))))
+    show_in_notebooks(
+        DiffReport, lambda report: with_lines(difference_table(report), by_hand(report, commands(report)))
+    )
     with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, partner, values, progress or silent)
 
