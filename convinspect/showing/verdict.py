@@ -210,6 +210,11 @@ def commands(report: DiffReport) -> list[str]:
     return [] if refusals else step_commands(a, steps, rules)
 
 
-def pytorch_lines(report: DiffReport, typed: Sequence[str]) -> list[str]:
-    """Lines of PyTorch on the state_dict `sd` that mend what no conversion does, after its `commands`."""
-    return difference_lines(report, bool(report.rules) and bool(typed))
+def pytorch_lines(report: DiffReport, typed: Sequence[str] | None = None) -> list[str]:
+    """Lines of PyTorch on the state_dict `sd` that mend what no conversion does.
+
+    Args:
+        report: The comparison.
+        typed: Its `commands`, where the caller has them: they come first.
+    """
+    return difference_lines(report, bool(report.rules) and bool(commands(report) if typed is None else typed))

@@ -11,7 +11,7 @@ from torch import nn
 
 import convinspect
 from convinspect.showing.load_error import error_typed
-from convinspect.showing.verdict import commands, pytorch_lines
+from convinspect.showing.verdict import pytorch_lines
 
 
 class Weight(nn.Module):
@@ -33,7 +33,7 @@ def test_packed_float4_against_bytes_is_viewed(tmp_path: Path, suffix: str, pack
         save_file({"weight": tensor}, path) if suffix == "safetensors" else torch.save({"weight": tensor}, path)
     report = convinspect.diff(*paths)
     assert report.loads_by_hand
-    (line,) = pytorch_lines(report, commands(report))
+    (line,) = pytorch_lines(report)
     sd = {"weight": sides[0]}
     with pytest.raises(RuntimeError, match="not implemented"):
         Weight(sides[1]).load_state_dict(sd)

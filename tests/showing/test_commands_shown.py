@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convinspect.checkpoint import open_checkpoint
+from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.diffing.steps import Step
 from convinspect.showing.commands import can_be_converted, like_command, quoted, step_commands
 from support.in_process import call_main
@@ -130,9 +130,13 @@ def test_commands_are_worked_out_once(
         (tmp_path / "error.txt").write_text(str(raised.value))
         given = ("--error", tmp_path / "error.txt")
     asked: list[object] = []
+
+    def counted(checkpoint: Checkpoint) -> bool:
+        asked.append(checkpoint)
+        return can_be_converted(checkpoint)
+
     for name in ("verdict", "load_error"):
-        module = f"convinspect.showing.{name}.can_be_converted"
-        monkeypatch.setattr(module, lambda a: bool(asked.append(a)) or can_be_converted(a))
+        monkeypatch.setattr(f"convinspect.showing.{name}.can_be_converted", counted)
     done = call_main("diff", a, *given, *words)
     assert "convinspect convert" in done.out
     assert "sd[" in done.out or not error
