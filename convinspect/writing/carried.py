@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convinspect.errors import unreadable
-from convinspect.formats import sources
 from convinspect.formats.sources import version_of
 from convinspect.records import Version
 from convinspect.remote.addresses import Address
@@ -68,8 +67,8 @@ class Carried(NamedTuple):
 
 
 def folder_of(path: Path) -> Path:
-    """The folder that a checkpoint lies in, which may have been opened by a file there, and may be in an archive."""
-    return path if path.is_dir() else sources.folder_of(path)
+    """The folder that a checkpoint lies in, which may have been opened by a file there."""
+    return path if path.is_dir() else path.parent
 
 
 def carried_along(folder: Path, written: Collection[str], without: Collection[str], target: Path | None) -> Carried:
