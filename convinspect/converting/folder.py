@@ -57,7 +57,12 @@ def company_of(checkpoint: Checkpoint, options: Options, output: Path | None, re
         BrokenFile: A folder cannot be listed.
     """
     folder = folder_of(checkpoint.path) if checkpoint.container is Container.DISTRIBUTED else checkpoint.folder
-    if folder is None or resaved or archive_of(folder) is not None or (output is not None and not writes_folder(output)):
+    if (
+        folder is None
+        or resaved
+        or archive_of(folder) is not None
+        or (output is not None and not writes_folder(output))
+    ):
         return Company(checkpoint)
     together = with_optimizers(checkpoint)
     without = [stuck.name for stuck in together.stuck] if options.drop_optimizer else ()

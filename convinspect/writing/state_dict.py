@@ -292,7 +292,9 @@ class _Loader:
 
 def _no_numbers(tensor: Tensor) -> CannotConvert:
     if tensor.layout == "out-of-band":
-        problem = f"the numbers of tensor {tensor.key!r} were pickled out of band, into a buffer that is not in the file"
+        problem = (
+            f"the numbers of tensor {tensor.key!r} were pickled out of band, into a buffer that is not in the file"
+        )
         return CannotConvert(problem, "pickle it again without buffer_callback")
     remedy = Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for")
     return CannotConvert(f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save", remedy)
