@@ -95,6 +95,28 @@ def test_a_compressed_checkpoint(
     assert checkpoint.format.endswith(f"in {word}-compressed file")
 
 
+@pytest.mark.parametrize("folder", ["", "in.tar!"])
+def test_what_a_compressed_file_holds_goes_by_its_name(tmp_path: Path, folder: str) -> None:
+    """A joblib file that is compressed is called as one that is not, and is one file to who saved it."""
+    (tmp_path / "m.joblib").write_bytes(zlib.compress(OLD))
+    (tmp_path / "in.tar").write_bytes(tar_of({"m.joblib": zlib.compress(OLD)}))
+    name, new = f"{folder}m.joblib", tmp_path / "new.pt"
+    given = f"{tmp_path}/{name}"
+    for words in (
+        ("shapes", given), ("weights", given, "--stats"), ("check", given),
+        ("diff", given, given), ("verify", given, given),
+        ("convert", given, "-o", new, "--to", "linear"),
+    ):  # fmt: skip
+        ended = call_main(*words)
+        assert ended.code == 0, ended.err
+        assert ended.out.startswith((f"{name} · ", f"{name} → ", f"A: {name}")), words
+        assert ".unpacked" not in ended.out + ended.err, words
+    # What names it exactly is where the bytes are, and can be given.
+    path = convinspect.open(given).path
+    assert str(path) == f"{given}!m.joblib.unpacked"
+    check_numbers(convinspect.open(path))
+
+
 def test_streams_one_after_the_other_and_padding(tmp_path: Path) -> None:
     half = len(SAFETENSORS) // 2
     for name, pack in (("a.gz", gzip.compress), ("a.bz2", bz2.compress), ("a.xz", lzma.compress)):
