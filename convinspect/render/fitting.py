@@ -50,8 +50,8 @@ def fit(table: Table, width: int | None) -> Table:
     `foldable` whose rows all agree become a note;
     columns marked `elide` are shortened, then those marked `wrap` narrowed; the columns of lowest priority
     are left out, with a note that says so. Where names are marked `never_hidden` too, or would look the same once they
-    are shortened, they get a line of their own instead. Other cells are never cut: a single column of long numbers stays
-    wider than `width`.
+    are shortened, they get a line of their own instead. Other cells are never cut: a single column of long numbers
+    stays wider than `width`.
 
     Args:
         table: Any table; one that is fitted already is returned unchanged.
