@@ -22,7 +22,7 @@ from convinspect.text import plural
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
-    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=20),
+    Column("name", style=NAME, priority=100, elide=True, never_hidden=True, key="name", min_width=20),
     Column("in A", priority=98, key="shape_a", never_hidden=True),
     Column("wanted", priority=98, key="shape_model", never_hidden=True),
     Column("fixed by", priority=95, key="fix"),
