@@ -16,7 +16,9 @@ CONV_TRANSPOSES = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 RECURRENT = tuple(f"{kind}{cell}" for kind in ("LSTM", "GRU", "RNN") for cell in ("", "Cell"))
 """Kinds that step through a sequence, with and without layers of their own."""
 
-QUANTIZED = ("Linear (quantized)", "Conv (quantized)")
+_QUANTIZED = ("Linear (quantized)", "Conv (quantized)")
+QUANTIZED_EMBEDDING = "Embedding (quantized)"
+QUANTIZED = (*_QUANTIZED, QUANTIZED_EMBEDDING)
 """Kinds whose numbers need scales that are stored beside them."""
 
 DENSE_GENERAL = "DenseGeneral"
@@ -29,7 +31,7 @@ LISTED = (
     *CONV_TRANSPOSES,
     "Linear",
     TRANSFORMERS_CONV1D,
-    *QUANTIZED,
+    *_QUANTIZED,
     DENSE_GENERAL,
     *(DEPTHWISE.format(dims) for dims in (1, 2, 3)),
     *(f"SeparableConv{dims}d" for dims in (1, 2)),

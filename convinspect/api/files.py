@@ -57,8 +57,8 @@ def diff(
     """
     from convinspect.diffing.options import check_options
     from convinspect.showing.diff import difference_table
-    from convinspect.showing.load_error import error_pytorch, error_table
-    from convinspect.showing.verdict import by_hand
+    from convinspect.showing.load_error import error_commands, error_pytorch, error_table
+    from convinspect.showing.verdict import by_hand, commands
 
     check_options(a.path if isinstance(a, Checkpoint) else path_of(a), b, error, values)
     checkpoint = opened(a, root)
@@ -66,14 +66,19 @@ def diff(
         from convinspect.diffing.fixes import ErrorReport, suggest_fixes
         from convinspect.diffing.load_error import error_text, read_error
 
-        show_in_notebooks(ErrorReport, lambda report: with_lines(error_table(report), error_pytorch(report)))
+        show_in_notebooks(
+            ErrorReport,
+            lambda report: with_lines(error_table(report), error_pytorch(report, error_commands(report))),
+        )
         return suggest_fixes(checkpoint, read_error(error_text(error), whole=isinstance(error, BaseException)))
     from convinspect.diffing.checkpoints import diff as compare_checkpoints
     from convinspect.diffing.differences import DiffReport
 
     assert b is not None
     partner = opened_alike(b, root)
-    show_in_notebooks(DiffReport, lambda report: with_lines(difference_table(report), by_hand(report)))
+    show_in_notebooks(
+        DiffReport, lambda report: with_lines(difference_table(report), by_hand(report, commands(report)))
+    )
     with naming(checkpoint.path):
         return compare_checkpoints(checkpoint, partner, values, progress or silent)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.layers.find import find_layers
-from convinspect.layers.tree import Node, module_tree, walk
+from convinspect.layers.tree import Node, joined, module_tree, walk
 from convinspect.records import Layer
 
 
@@ -17,7 +17,8 @@ class Model:
 
     Attributes:
         checkpoint: The file at this root.
-        tree: Its modules; the tree's root stands for all of it.
+        tree: Its modules, one that has nothing but one other together with that one; the tree's root stands for all
+            of it.
         nodes: Those that have layers, in the order of the tree.
         names: Their paths, as they are searched; "(root)" for the root's own tensors.
     """
@@ -44,6 +45,6 @@ def open_model(path: Path, root: str | None = None) -> Model:
         ConvInspectError: It cannot be opened.
     """
     checkpoint = open_checkpoint(path, root)
-    tree = module_tree(checkpoint, find_layers(checkpoint), fold=False)
+    tree = joined(module_tree(checkpoint, find_layers(checkpoint), fold=False))
     nodes = tuple(node for _, node in walk(tree) if node.layers)
     return Model(checkpoint, tree, nodes, tuple(node.path or "(root)" for node in nodes))

@@ -128,9 +128,41 @@ def _parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
                 yield _parameter(name, kind, info, None if default is inspect.Parameter.empty else default)
 
 
+def whole_numbers(function: Callable[..., Any]) -> dict[str, str]:
+    """What each option of a command takes whose values are whole numbers: {"--limit": "a whole number of at least 1"}.
+
+    Args:
+        function: The command.
+    """
+    found = {}
+    for hint in typing.get_type_hints(function, include_extras=True).values():
+        kind, info = (*typing.get_args(hint), None, None)[:2]
+        if info is not None and type(info).__name__ == "OptionInfo" and _scalar(_types(kind)) is int:
+            text = f"a whole number{_within(info.min, info.max)}"
+            found.update({name: text for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)})
+    return found
+
+
+def _within(least: float | None, most: float | None) -> str:
+    if least is not None and most is not None:
+        return f" from {least:,} to {most:,}"
+    if least is not None:
+        return f" of at least {least:,}"
+    return "" if most is None else f" of at most {most:,}"
+
+
+def _types(kind: Any) -> list[Any]:
+    """A type and the types that it is made of."""
+    return [kind, *(part for outer in typing.get_args(kind) for part in (outer, *typing.get_args(outer)))]
+
+
+def _scalar(types: list[Any]) -> type:
+    return next(part for part in types if isinstance(part, type) and part not in (list, type(None)))
+
+
 def _parameter(name: str, kind: Any, info: Any, default: object) -> Parameter:
-    types = [kind, *(part for outer in typing.get_args(kind) for part in (outer, *typing.get_args(outer)))]
-    scalar = next(part for part in types if isinstance(part, type) and part not in (list, type(None)))
+    types = _types(kind)
+    scalar = _scalar(types)
     repeated = any(typing.get_origin(part) is list for part in types)
     required = default is None and type(None) not in types
     if type(info).__name__ == "ArgumentInfo":

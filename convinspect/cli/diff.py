@@ -100,7 +100,8 @@ def _show_differences(report: DiffReport, everything: bool, fold: bool, sink: Si
     from convinspect.showing.verdict import typed_lines
 
     listing = Listing(everything, fold, sink.for_machines)
-    _show(difference_table(report, listing), lambda: difference_payload(report, everything), typed_lines(report), sink)
+    table = difference_table(report, listing)
+    _show(table, lambda: difference_payload(report, everything), lambda: typed_lines(report), sink)
     return report.same
 
 
@@ -110,19 +111,19 @@ def _show_answers(report: ErrorReport, everything: bool, fold: bool, sink: Sink)
     from convinspect.showing.load_error import error_payload, error_table, error_typed
 
     listing = Listing(everything, fold, sink.for_machines)
-    _show(error_table(report, listing), lambda: error_payload(report), error_typed(report), sink)
+    _show(error_table(report, listing), lambda: error_payload(report), lambda: error_typed(report), sink)
     return report.same
 
 
-def _show(table: Table, make: Callable[[], object], typed: list[str], sink: Sink) -> None:
-    """Show the result and the commands to type.
+def _show(table: Table, make: Callable[[], object], typed_by: Callable[[], list[str]], sink: Sink) -> None:
+    """Show the result and the commands to type, which a payload has among its values.
 
     Printed text has the commands below the table, where they are not wrapped; Markdown has them as a block of code, and
     all other forms as the table's last lines.
     """
     from convinspect.render.table import Block
 
-    payload = make() if sink.wants_payload else None
+    payload, typed = (make(), []) if sink.wants_payload else (None, typed_by())
     if sink.output is None and sink.fmt is Format.table:
         sink.show(table, payload)
         for line in typed:

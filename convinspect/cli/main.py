@@ -59,9 +59,10 @@ def program() -> None:
     try:
         main()
     except SystemExit as ended:
-        from convinspect.cli.ending import leave
+        if "torch" in sys.modules:
+            from convinspect.cli.ending import leave
 
-        leave(ended.code)
+            leave(ended.code)
         raise
 
 

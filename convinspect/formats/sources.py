@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 INSIDE = "!"
 """Stands between an archive's path and the name of its member."""
+UNNAMED = ".unpacked"
+"""Ends the name of what a compressed file holds whose own name does not say how it is compressed."""
 
 # Opening a pipe without a writer must not wait for one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -250,9 +252,14 @@ def member_of(path: Path) -> str:
 
 
 def short_name(path: Path) -> str:
-    """The name of what a path names, without its folder: `model.nemo!weights.ckpt`."""
+    """The name of what a path names, without its folder: `model.nemo!weights.ckpt`.
+
+    What a compressed file holds goes by that file's name, where it has none of its own.
+    """
     outer = path if is_plain(path) else outermost(path)
-    return outer.name + os.fspath(path)[len(os.fspath(outer)) :]
+    name = outer.name + os.fspath(path)[len(os.fspath(outer)) :]
+    head, _, last = name.removesuffix(UNNAMED).rpartition(INSIDE)
+    return head if outer != path and name.endswith(UNNAMED) and head.endswith(last) else name
 
 
 def folder_of(path: Path) -> Path:

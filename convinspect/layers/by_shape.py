@@ -114,6 +114,10 @@ def by_shape(layer: Layer, context: Context) -> Layer:
     return read
 
 
+_AS_WIDE = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""dtypes of weights that are kept as they were, beside the scales they will be quantized with."""
+
+
 def is_list(weight: Tensor) -> bool:
     """Whether its numbers are class weights, indices or a mask: integers that are not a matrix."""
     return is_whole(weight) and (len(weight.shape) < 2 or weight.dtype == "bool")
@@ -155,10 +159,23 @@ def quantized(layer: Layer) -> Layer:
     if dims < 2 and layer.weight.layout == "strided" and not _has_scales(layer):
         # Class weights, indices: integers, but no matrix.
         return layer._replace(kind="Parameter", evidence="shape")
-    kind = "Conv (quantized)" if dims > 2 else "Linear (quantized)"
-    return layer._replace(
-        kind=kind, evidence="shape", tags=(*layer.tags, "quantized"), notes=(*layer.notes, QUANTIZED_NOTE)
+    return quantized_by_rank(layer)
+
+
+def quantized_by_rank(layer: Layer) -> Layer:
+    """A quantized convolution or Linear, the latter with its widths where nothing is packed into each element."""
+    weight = layer.weight
+    found = layer._replace(
+        kind="Conv (quantized)" if len(weight.shape) > 2 else "Linear (quantized)",
+        evidence="shape",
+        tags=(*layer.tags, "quantized"),
+        notes=(*layer.notes, QUANTIZED_NOTE),
     )
+    # PyTorch keeps the shape of what its dtypes stand for; others' integers may have several numbers in each.
+    is_whole_matrix = len(weight.shape) == 2 and (weight.layout == "quantized" or weight.dtype in _AS_WIDE)
+    if not is_whole_matrix:
+        return found
+    return found._replace(in_width=weight.shape[1], out_width=weight.shape[0])
 
 
 def _by_statistics(layer: Layer) -> Layer:

@@ -13,6 +13,7 @@ from itertools import islice
 
 from convinspect.checkpoint import FEW_OF_A_TIE, Sharing
 from convinspect.formats.torch.wrappers import is_dtensor, is_wrapped
+from convinspect.kinds import QUANTIZED_EMBEDDING
 from convinspect.layers import kernels
 from convinspect.layers.by_module import is_operator, named_class, of_torch
 from convinspect.layers.by_shape import (
@@ -24,6 +25,7 @@ from convinspect.layers.by_shape import (
     Context,
     Pattern,
     is_scaled_from_above,
+    quantized_by_rank,
 )
 from convinspect.layers.context import Group, bias_of
 from convinspect.layers.lora import same_rank
@@ -33,6 +35,8 @@ from convinspect.layers.scales import has_scales_beside, may_need_scales, says_s
 from convinspect.layouts import KERNEL_PARTS
 from convinspect.records import MOST_TIES, Evidence, Layer, Module, Tensor
 
+_OF_EMBEDDING = "_packed_params._packed_weight"
+"""Begins what PyTorch's quantized Embedding and EmbeddingBag call their weight; Linear's is `_packed_params` again."""
 _LORA = {"lora_down": "lora_up", "lora_up": "lora_down", "lora_A": "lora_B", "lora_B": "lora_A"}
 """One half of a low-rank pair → the other."""
 _FEW = FEW_OF_A_TIE - 1
@@ -277,8 +281,10 @@ def _quantized(name: str, tensors: Mapping[str, Tensor]) -> Layer:
     largest = max(packed or tensors.values(), key=lambda tensor: len(tensor.shape))
     weight = packed_weight(tensors) or largest
     bias = tensors.get("bias") or next((tensor for tensor in packed if len(tensor.shape) == 1), None)
-    kind = "Conv (quantized)" if len(weight.shape) > 2 else "Linear (quantized)"
-    return Layer(name, kind, "shape", tensors, weight, bias, tags=("quantized",), notes=(QUANTIZED_NOTE,))
+    found = Layer(name, "", "shape", tensors, weight, bias)
+    if any(leaf.startswith(_OF_EMBEDDING) for leaf in tensors):
+        return found._replace(kind=QUANTIZED_EMBEDDING, tags=("quantized",), notes=(QUANTIZED_NOTE,))
+    return quantized_by_rank(found)
 
 
 # --------------------------------------------------------------------------- what other layers have to do with it
@@ -376,6 +382,8 @@ def _is_expanded(tensor: Tensor) -> bool:
 
 
 _UNREADABLE = {
+    "out-of-band": "its numbers were pickled out of band, into a buffer that is not in the file",
+    "compressed": "its numbers lie in a compressed pickle as escaped text, and are not read",
     "meta": "on the meta device: the file holds its shape and no numbers",
     "wrapped": "a Tensor subclass that keeps its numbers in tensors of its own, which are not read",
     **{

@@ -36,8 +36,12 @@ def packed_weight(tensors: Mapping[str, Tensor]) -> Tensor | None:
 def is_packed(layer: Layer) -> bool:
     """Whether its parameters are other numbers than its stored elements, or may be."""
     if layer.kind == "Parameter":
-        return "quantized" in layer.tags and layer.name.endswith(BLOCKS)
+        return _is_of_blocks(layer) or layer.weight.layout == "quantized"
     return layer.kind in QUANTIZED
+
+
+def _is_of_blocks(parameter: Layer) -> bool:
+    return "quantized" in parameter.tags and parameter.name.endswith(BLOCKS)
 
 
 def logical_parameters(layer: Layer) -> int | None:
@@ -47,7 +51,7 @@ def logical_parameters(layer: Layer) -> int | None:
         layer: One for which `is_packed` is true.
     """
     if layer.kind == "Parameter":
-        return 2 * layer.weight.numel
+        return layer.weight.numel * (2 if _is_of_blocks(layer) else 1)
     weight = logical_weight(layer)
     bias = layer.bias if layer.bias is not layer.weight else None
     return None if weight is None else weight + (0 if bias is None else bias.numel)

@@ -103,12 +103,12 @@ def joined(node: Node) -> Node:
 
     Nothing is lost: what is joined has no layer or class of its own, and the sums of what it holds. The root stays.
     """
-    children = tuple(map(joined, node.children))
-    (child, *more) = children or (node,)
-    plain = bool(node.path and children) and not (more or node.kind or node.layers)
-    same = (node.parameters, node.nbytes, node.tensors) == (child.parameters, child.nbytes, child.tensors)
-    if plain and same and 1 in (node.repeats, child.repeats):
-        return child._replace(name=f"{node.name}.{child.name}", repeats=node.repeats * child.repeats)
+    children = tuple([joined(child) if child.children else child for child in node.children])
+    if len(children) == 1 and node.path and not (node.kind or node.layers):
+        child = children[0]
+        same = (node.parameters, node.nbytes, node.tensors) == (child.parameters, child.nbytes, child.tensors)
+        if same and 1 in (node.repeats, child.repeats):
+            return child._replace(name=f"{node.name}.{child.name}", repeats=node.repeats * child.repeats)
     return node._replace(children=children)
 
 

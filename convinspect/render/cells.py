@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # One cell wide each, by Unicode and by Rich: so most text is measured without loading Rich's width tables.
 _NARROW = re.compile("[ -~\u00a1-\u00ac\u00ae-\u02ff\u0370-\u0373\u0391-\u0482–—…←→↔×−≤≥≠≡⋮⋯\u2500-\u25fc]*")
 
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
+
+_DIGITS = re.compile(r"\d+")
 
 _BREAK_AFTER = frozenset("./_,:;)-")
 
@@ -133,7 +135,8 @@ def wrap(text: str, width: int) -> list[tuple[int, int]]:
     """Where to break one line of text into lines of at most `width` cells.
 
     Breaks at spaces, between a number and its unit only if there is no other space; in a word that is too long, after
-    one of `./_,:;)-`, else anywhere except inside a number. A number longer than `width` stays whole and overflows.
+    one of `./,:;)-` that lies in the second half of the line, else after one of them or a `_`, else anywhere except
+    inside a number. A number longer than `width` stays whole and overflows.
 
     Returns:
         Start and end of each line in `text`, without the spaces at the breaks; one pair at least.
@@ -155,6 +158,16 @@ def _space(text: str, start: int, limit: int) -> int:
     return limit if text[limit : limit + 1] == " " else text.rfind(" ", start, limit)
 
 
+def _numbers(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where numbers are that must stay whole; in a name, such as conv1.1x1, dots are none of decimals."""
+    for number in _NUMBER.finditer(text, start, end):
+        at = number.start()
+        if at and (text[at - 1].isalpha() or text[at - 1] == "_"):
+            yield from (digits.span() for digits in _DIGITS.finditer(text, *number.span()))
+        else:
+            yield number.span()
+
+
 def _break(text: str, start: int, limit: int) -> int:
     """The best place to end a line that starts at `start` and can hold no more than `text[start:limit]`."""
     space = _space(text, start, limit)
@@ -165,11 +178,15 @@ def _break(text: str, start: int, limit: int) -> int:
         if at == limit or (at > start and text[start:at].strip(" ")):
             return at
     word_end = text.find(" ", limit)
-    numbers = [n.span() for n in _NUMBER.finditer(text, start, len(text) if word_end < 0 else word_end)]
+    numbers = [*_numbers(text, start, len(text) if word_end < 0 else word_end)]
     allowed = [i for i in range(start + 1, limit + 1) if not any(a < i < b for a, b in numbers)]
-    after_mark = [i for i in allowed if text[i - 1] in _BREAK_AFTER and not text[i : i + 1].isdigit()]
-    if after_mark:
-        return after_mark[-1]
+    after_mark = [i for i in allowed if text[i - 1] in _BREAK_AFTER]
+    # A number that goes on behind its mark, such as a decimal, is broken there only to keep a word whole.
+    for marks in ([i for i in after_mark if not text[i : i + 1].isdigit()], after_mark):
+        if marks:
+            # The parts of a dotted name stay whole, as long as lines stay long.
+            between = [i for i in marks if text[i - 1] != "_" and 2 * (i - start) >= limit - start]
+            return (between or marks)[-1]
     if allowed:
         return allowed[-1]
     return max((b for a, b in numbers if a < limit <= b), default=limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import ne
+
 from convinspect.render.cells import safe
 from convinspect.render.narrowing import (
     LeftOut,
@@ -47,8 +49,9 @@ def fit(table: Table, width: int | None) -> Table:
     In this order, and only as far as needed: columns that repeat what others say are left out; columns marked
     `foldable` whose rows all agree become a note;
     columns marked `elide` are shortened, then those marked `wrap` narrowed; the columns of lowest priority
-    are left out, with a note that says so. Other cells are never cut: a single column of long numbers stays
-    wider than `width`.
+    are left out, with a note that says so. Where names are marked `never_hidden` too, or would look the same once they
+    are shortened, they get a line of their own instead. Other cells are never cut: a single column of long numbers
+    stays wider than `width`.
 
     Args:
         table: Any table; one that is fitted already is returned unchanged.
@@ -128,7 +131,9 @@ def _narrowed(table: Table, needed: list[int], width: int) -> Table:
     narrowed = narrowed_to(table, needed, floors, width, left)
     if name is not None and (column := table.columns[name]) in narrowed.columns:
         shown = by_column(narrowed)[narrowed.columns.index(column)]
-        if distinct(shown) < distinct(by_column(table)[name]):
+        names = by_column(table)[name]
+        shortened = column.never_hidden and any(map(ne, texts(shown), texts(names)))
+        if shortened or distinct(shown) < distinct(names):
             return stacked(table, name, width, left)
         if table.under:
             return _continued(narrowed, narrowed.columns.index(column))

@@ -41,7 +41,8 @@ class Column(NamedTuple):
         min_width: Least width in cells after wrapping or shortening.
         legend: Notes of the table that explain the column's words, and are dropped with it.
         never_hidden: Where it does not fit, rows get a line for the name and another for the rest; such columns that
-            may be wrapped go on lines of their own below that, and all of them do where there is no room still.
+            may be wrapped go on lines of their own below that, and all of them do where there is no room still. The
+            name is not shortened either.
         repeats: Says what can be read from other columns, and is left out before anything else gives way.
     """
 

@@ -64,7 +64,10 @@ def comparison_tables(comparison: Comparison) -> list[Table | Block]:
 
 
 def _first_columns(layers: Sequence[Measured]) -> tuple[Column, ...]:
-    columns = [Column("layer", style=NAME, priority=100, elide=True), Column("in → out", priority=60, style=QUIET)]
+    columns = [
+        Column("layer", style=NAME, priority=100, elide=True, never_hidden=True),
+        Column("in → out", priority=60, style=QUIET),
+    ]
     if any(layer.patch for layer in layers):
         columns.append(Column("patch", priority=55, style=QUIET))
     if len({layer.dtype for layer in layers}) > 1:

@@ -15,9 +15,9 @@ from convinspect.formats.sources import short_name
 from convinspect.kinds import shown_kind
 from convinspect.layers.select import exactly_named
 from convinspect.records import Edit
-from convinspect.render.cells import count, elide, shape
+from convinspect.render.cells import count, shape
 from convinspect.render.style import BAD, GOOD, NAME, QUIET, WARN
-from convinspect.render.table import Cell, Column, Styled, Table, pieces, plain
+from convinspect.render.table import WHOLE, Cell, Column, Styled, Table, pieces, plain
 from convinspect.showing.afterwards import afterwards_lines, afterwards_payload
 from convinspect.showing.causes import by_cause
 from convinspect.showing.code_changes import advice, advice_lines, called
@@ -26,9 +26,9 @@ from convinspect.text import first_few, join_words, plural
 from convinspect.writing.atomic import left_behind
 
 _COLUMNS = (
-    Column("layer", style=NAME, priority=100, elide=True, key="name"),
-    Column("from", priority=60, key="from"),
-    Column("to", priority=60, key="to"),
+    Column("layer", style=NAME, priority=100, elide=True, key="name", min_width=WHOLE, never_hidden=True),
+    Column("from", priority=60, key="from", never_hidden=True),
+    Column("to", priority=60, key="to", never_hidden=True),
     Column("old shape", priority=80, style=QUIET, key="old_shape", never_hidden=True),
     Column("new shape", priority=90, key="new_shape", never_hidden=True),
     Column("notes", priority=95, wrap=True, key="notes", min_width=14, never_hidden=True),
@@ -64,9 +64,8 @@ def plan_table(job: Job, every_row: bool = False) -> Table:
     notes = _notes(job)
     if len(shown) < len(lines):
         notes.append(f"a row for repeated blocks or for each reason{by_reader('; --all lists every layer')}")
-    width = _distinct_width([str(line.raw[0]) for line in shown])
     return Table(
-        (_COLUMNS[0]._replace(min_width=width), *_COLUMNS[1:]) if shown else (),
+        _COLUMNS if shown else (),
         [line.cells for line in shown],
         title=f"{source}: plan, nothing was written" if written is None else f"{source} → {written}",
         lead=(_summary(job, written is not None),),
@@ -172,13 +171,6 @@ def _new_names(job: Job) -> dict[str, str]:
 
 def _module(key: str) -> str:
     return key.rpartition(".")[0]
-
-
-def _distinct_width(names: Sequence[str]) -> int:
-    """The width in cells at which no two shortened names look the same."""
-    longest = max(map(len, names), default=0)
-    widths = range(_COLUMNS[0].min_width, longest, 4)
-    return next((width for width in widths if len({elide(name, width) for name in names}) == len(set(names))), longest)
 
 
 def _converted(conversion: Conversion, more: tuple[str, ...]) -> tuple[Cell, ...]:

@@ -136,7 +136,15 @@ def _columns(report: DiffReport, counted: bool) -> tuple[Column, ...]:
     columns = [
         *([Column("keys", "right", priority=98, key="keys")] if counted else []),
         Column("difference", priority=97, key="difference"),
-        Column("name", style=NAME, priority=100, elide=True, key="name", min_width=12 if report.compared else 20),
+        Column(
+            "name",
+            style=NAME,
+            priority=100,
+            elide=True,
+            never_hidden=True,
+            key="name",
+            min_width=12 if report.compared else 20,
+        ),
         Column("A", priority=99, key="shape_a", never_hidden=True),
         Column("B", priority=99, key="shape_b", never_hidden=True),
     ]

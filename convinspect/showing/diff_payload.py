@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
     """The JSON of `diff A B`; `everything` also lists tensors that are the same."""
     listed = [each for each in report.tensors if everything or each.kind != Kind.SAME or each.maybe_turned]
+    typed = commands(report)
     return {
         "a": checkpoint_payload(report.a),
         "b": checkpoint_payload(report.b),
@@ -31,8 +32,8 @@ def difference_payload(report: DiffReport, everything: bool) -> dict[str, Any]:
         "convert": list(report.converted),
         "maybe_transposed": list(report.maybe_turned),
         "rename": None if report.rules is None else list(report.rules),
-        "commands": commands(report),
-        "pytorch": pytorch_lines(report),
+        "commands": typed,
+        "pytorch": pytorch_lines(report, typed),
         "loads_after_pytorch": report.loads_by_hand,
         "numbers_missing": missing_payload(report.missing),
         "counts": dict(report.counts),

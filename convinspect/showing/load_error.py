@@ -22,7 +22,7 @@ from convinspect.text import plural
 
 _COLUMNS = (
     Column("error", priority=90, foldable=True, key="error"),
-    Column("name", style=NAME, priority=100, elide=True, key="name", min_width=20),
+    Column("name", style=NAME, priority=100, elide=True, never_hidden=True, key="name", min_width=20),
     Column("in A", priority=98, key="shape_a", never_hidden=True),
     Column("wanted", priority=98, key="shape_model", never_hidden=True),
     Column("fixed by", priority=95, key="fix"),
@@ -189,12 +189,17 @@ def error_commands(report: ErrorReport) -> list[str]:
 def error_typed(report: ErrorReport) -> list[str]:
     """The same as lines below a heading."""
     typed = error_commands(report)
-    return [*command_lines(typed, _changes(report)), *error_pytorch(report)]
+    return [*command_lines(typed, _changes(report)), *error_pytorch(report, typed)]
 
 
-def error_pytorch(report: ErrorReport) -> list[str]:
-    """The lines of PyTorch among them, below a heading; [] if there are none."""
-    return by_hand_lines(_pytorch(report), bool(error_commands(report)))
+def error_pytorch(report: ErrorReport, typed: Sequence[str]) -> list[str]:
+    """The lines of PyTorch among them, below a heading; [] if there are none.
+
+    Args:
+        report: The answers.
+        typed: Its `error_commands`, which come first.
+    """
+    return by_hand_lines(_pytorch(report), bool(typed))
 
 
 def _pytorch(report: ErrorReport) -> list[str]:

@@ -64,14 +64,15 @@ def _differences(report: DiffReport, a: Summary, b: Summary) -> dict[str, Any]:
         rows.append(row)
     left = len(report.tensors) - len(rows)
     said, *more = _pieces(verdict_cell(report))
+    typed = commands(report)
     return {
         "verdict": safe(said.text),
         "more": safe("".join(piece.text for piece in more)),
         "tone": _TONES.get(said.style, ""),
         "counts": safe(plain(counts_cell(report))),
         "prefixes": [safe(plain(line)) for line in prefix_lines(report)],
-        "commands": commands(report),
-        "pytorch": pytorch_lines(report),
+        "commands": typed,
+        "pytorch": pytorch_lines(report, typed),
         "notes": [
             *(short(flagged(note)) for note in notes(report)),
             *([f"{more_are(left, 'tensor')} not in this page, which would be too large"] if left else []),

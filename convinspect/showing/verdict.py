@@ -171,12 +171,17 @@ def typed_lines(report: DiffReport) -> list[str]:
     """Commands that fix all that can be fixed, below a heading; [] if there are none."""
     typed = commands(report)
     lines = command_lines(typed, what_changes(len(report.converted), bool(report.rules)))
-    return [*lines, *by_hand(report)]
+    return [*lines, *by_hand(report, typed)]
 
 
-def by_hand(report: DiffReport) -> list[str]:
-    """Lines of PyTorch for what no conversion fixes, below a heading; [] if there are none."""
-    return by_hand_lines(pytorch_lines(report), bool(commands(report)))
+def by_hand(report: DiffReport, typed: Sequence[str]) -> list[str]:
+    """Lines of PyTorch for what no conversion fixes, below a heading; [] if there are none.
+
+    Args:
+        report: The comparison.
+        typed: Its `commands`, which come first.
+    """
+    return by_hand_lines(pytorch_lines(report, typed), bool(typed))
 
 
 def command_lines(lines: Sequence[str], what: str) -> list[str]:
@@ -205,6 +210,11 @@ def commands(report: DiffReport) -> list[str]:
     return [] if refusals else step_commands(a, steps, rules)
 
 
-def pytorch_lines(report: DiffReport) -> list[str]:
-    """Lines of PyTorch on the state_dict `sd` that mend what no conversion does."""
-    return difference_lines(report, bool(report.rules) and bool(commands(report)))
+def pytorch_lines(report: DiffReport, typed: Sequence[str] | None = None) -> list[str]:
+    """Lines of PyTorch on the state_dict `sd` that mend what no conversion does.
+
+    Args:
+        report: The comparison.
+        typed: Its `commands`, where the caller has them: they come first.
+    """
+    return difference_lines(report, bool(report.rules) and bool(commands(report) if typed is None else typed))

@@ -122,7 +122,7 @@ _NOT_VERIFIED = "not verified: its numbers were not compared"
 _WAY_OUT = "compare files that hold all of their numbers as plain tensors"
 
 _COLUMNS = (
-    Column("layer", style=NAME, priority=100, elide=True, key="name"),
+    Column("layer", style=NAME, priority=100, elide=True, never_hidden=True, key="name"),
     Column("before", priority=60, style=QUIET, foldable=True, key="before"),
     Column("after", priority=60, foldable=True, key="after"),
     Column("bits", priority=90, key="weights_equal"),

@@ -113,7 +113,7 @@ def _reach(names: Sequence[str]) -> str:
 _HISTOGRAM = "histogram: from min to max, heights go with the square root of the count"
 
 _STATS_COLUMNS = (
-    Column("name", style=NAME, priority=100, elide=True, key="name"),
+    Column("name", style=NAME, priority=100, elide=True, never_hidden=True, key="name"),
     Column("weight", priority=60, key="weight_shape"),
     Column("min", justify="right", priority=80, key="min"),
     Column("max", justify="right", priority=80, key="max"),

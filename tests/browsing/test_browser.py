@@ -90,13 +90,14 @@ def test_the_first_screen_shows_layers_shapes_sums_and_keys() -> None:
 
 
 def test_modules_open_and_close_by_key_and_by_mouse(tmp_path: Path) -> None:
-    path = saved(tmp_path / "m.pt", {f"enc.{n}.fc.weight": torch.zeros(2, 2) for n in range(30)})
+    names = [f"enc.{n}.{part}.weight" for n in range(30) for part in ("fc", "out")]
+    path = saved(tmp_path / "m.pt", {name: torch.zeros(2, 2) for name in names})
 
     async def steps(browser: Browser, pilot: Pilot[None]) -> None:
         assert len(browser.outline.rows) == 31
         await pilot.press("left")
         assert [row.node.path for row in browser.outline.rows] == ["enc"]
-        assert "30: Linear ×30" in browser.pane.text
+        assert "60: Linear ×60" in browser.pane.text
         await pilot.press("right", "right", "right")
         assert [row.node.path for row in browser.outline.rows][:3] == ["enc", "enc.0", "enc.0.fc"]
         await pilot.press("right", "left", "left")
@@ -110,6 +111,39 @@ def test_modules_open_and_close_by_key_and_by_mouse(tmp_path: Path) -> None:
         await pilot.press("end")
         assert browser.row.node.path == "enc.29"
         assert "29" in screen_text(browser)
+
+    browse(path, steps)
+
+
+def test_a_chain_of_modules_is_one_row_that_is_opened_searched_and_chosen_as_one(tmp_path: Path) -> None:
+    state = {f"model.layers.{n}.{part}.weight": torch.zeros(2, 2) for n in range(3) for part in ("att.proj", "mlp")}
+    path = saved(tmp_path / "m.pt", state | {"head.out.conv.weight": torch.zeros(4, 2, 1)})
+
+    async def steps(browser: Browser, pilot: Pilot[None]) -> None:
+        names = [line.replace("▾", " ").split()[0] for line in screen_text(browser).split("\n")[1:4]]
+        assert names == ["model.layers", "0", "att.proj"]
+        assert [row.node.path for row in browser.outline.rows[-2:]] == ["model.layers.2.mlp", "head.out.conv"]
+        await pilot.press("left")
+        assert browser.pane.text.startswith("model.layers")
+        assert "6: Linear ×6" in browser.pane.text
+        assert len(browser.outline.rows) == 2
+        await pilot.press("slash", *"s.2.att", "enter")
+        assert [row.node.name for row in browser.outline.rows] == ["model.layers", "2", "att.proj"]
+        assert browser.current is not None
+        assert browser.current.name == "model.layers.2.att.proj"
+        await pilot.press("c")
+        assert "--layer model.layers.2.att.proj" in browser.clipboard
+        await pilot.press("escape")
+        assert browser.current.name == "model.layers.2.att.proj"
+        await pilot.press("left")
+        assert browser.row is not None
+        assert browser.row.node.path == "model.layers.2"
+        await pilot.press("p")
+        assert [row.node.path for row in browser.outline.rows] == ["head.out.conv"]
+        assert browser.current.name == "head.out.conv"
+        await pilot.press("enter")
+        screen = await read(browser, pilot)
+        assert screen.query_one("#head", Bar).text.startswith("head.out.conv")
 
     browse(path, steps)
 
@@ -193,7 +227,7 @@ def test_a_search_and_a_kind_hold_together(tmp_path: Path) -> None:
         await pilot.press("p", "slash", "b", "enter")
         assert browser.outline.rows == []
         await pilot.press("p")
-        assert [row.node.path for row in browser.outline.rows] == ["b", "b.conv"]
+        assert [row.node.path for row in browser.outline.rows] == ["b.conv"]
 
     browse(path, steps)
 

@@ -29,8 +29,25 @@ def test_a_small_model_is_open_and_a_large_one_shows_its_parts(tmp_path: Path) -
 
 def test_a_module_that_is_alone_is_open_however_much_it_has(tmp_path: Path) -> None:
     outline = Outline(model(tmp_path, *(f"net.layers.{n}.fc.weight" for n in range(30))), room=5)
-    assert shown(outline)[:4] == ["net", "  layers", "    0", "    1"]
-    assert len(outline.rows) == 32
+    assert shown(outline)[:3] == ["net.layers", "  0.fc", "  1.fc"]
+    assert len(outline.rows) == 31
+
+
+def test_a_module_that_has_nothing_but_one_other_shares_its_row(tmp_path: Path) -> None:
+    names = ["m.a.b.0.fc.weight", "m.a.b.0.norm.weight", "m.a.b.1.proj.lin.weight", "m.a.bias", "top.one.two.weight"]
+    opened = model(tmp_path, *names)
+    outline = Outline(opened)
+    assert shown(outline) == ["m.a", "  b", "    0", "      fc", "      norm", "    1.proj.lin", "top.one.two"]
+    assert [row.has_children for row in outline.rows] == [True, True, True, False, False, False, False]
+    assert set(opened.names) == {"m.a", "m.a.b.0.fc", "m.a.b.0.norm", "m.a.b.1.proj.lin", "top.one.two"}
+    outline.set_open(0, False)
+    lin = opened.nodes[opened.names.index("m.a.b.1.proj.lin")]
+    assert outline.place(lin) == 0
+    number = outline.reveal(lin)
+    assert outline.rows[number].node is lin
+    assert outline.rows[outline.parent(outline.place(lin))].node.path == "m.a.b"
+    outline.keep([opened.names.index("m.a.b.1.proj.lin")])
+    assert shown(outline) == ["m.a", "  b", "    1.proj.lin"]
 
 
 def test_rows_open_and_close_and_know_what_they_lie_under(tmp_path: Path) -> None:
@@ -44,7 +61,7 @@ def test_rows_open_and_close_and_know_what_they_lie_under(tmp_path: Path) -> Non
 
 
 def test_what_is_kept_is_shown_with_the_modules_above_it(tmp_path: Path) -> None:
-    opened = model(tmp_path, *(f"a.{n}.fc.weight" for n in range(9)), "b.weight")
+    opened = model(tmp_path, *(f"a.{n}.{part}.weight" for n in range(9) for part in ("fc", "out")), "b.weight")
     outline = Outline(opened, room=2)
     assert shown(outline) == ["a", "b"]
     outline.keep([opened.names.index("a.7.fc")])

@@ -135,3 +135,12 @@ def test_what_is_registered_runs_and_all_output_is_written(
     told = done.stderr.splitlines()
     assert told.count("registered") == 1
     assert told[-1] == last
+
+
+def test_where_pytorch_was_not_loaded_this_module_is_not_either() -> None:
+    """It would take its part of a short command's time."""
+    command = [sys.executable, "-X", "importtime", "-m", "convinspect", "shapes", str(STNKD)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "convinspect.cli.main" in done.stderr
+    assert "convinspect.cli.ending" not in done.stderr

@@ -235,7 +235,10 @@ def test_the_oldest_and_the_newest_typer_will_do(tmp_path: Path, which: str) -> 
     assert helped.stdout == (Path(__file__).parent / "help.txt").read_text(encoding="utf-8")
     shapes = run("shapes", STNKD, "--layer", "conv*", "--width", 100, "--format", "csv", env=env)
     assert (shapes.returncode, shapes.stdout) == (0, run("shapes", STNKD, "--layer", "conv*", "--format", "csv").stdout)
-    assert_one_line(run("shapes", STNKD, "--width", 7, env=env), "--width: ")
+    for value in ("0", "x", "1.5", "", "-1"):
+        said = run(STNKD, f"--limit={value}", env=env)
+        assert_one_line(said, "--limit takes a whole number of at least 1; see convinspect shapes -h")
+    assert_one_line(run("explain", "--samples", 10_001, env=env), "--samples takes a whole number from 1 to 10,000;")
     assert_one_line(run("shape", STNKD, env=env), "no such command 'shape'; did you mean shapes?")
     completed = run(
         env={**env, "_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": "convinspect con", "COMP_CWORD": "1"}

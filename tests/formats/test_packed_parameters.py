@@ -17,6 +17,7 @@ from convinspect.arrays.read import read_tensor
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
+from convinspect.layers.parameters import counted_in, parameters_of
 from convinspect.records import Layer, Tensor, contiguous
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -127,3 +128,66 @@ def test_packed_attributes(tmp_path: Path) -> None:
     # Dimensions, stride, padding, dilation, output padding, groups, flags.
     assert config.stride == contiguous(config.shape)
     assert list(checkpoint.read("packed.config")) == [2, 2, 1, 1, 0, 1, 1, 0, 0, 1, 0]
+
+
+class Dynamic(nn.Module):
+    """What PyTorch quantizes without data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.plain = nn.Linear(6, 4), nn.Linear(4, 2, bias=False)
+        self.lstm, self.cell = nn.LSTM(6, 3), nn.GRUCell(6, 4)
+        self.table, self.bag = nn.Embedding(10, 4), nn.EmbeddingBag(10, 4, mode="sum")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.plain(self.wide(x))
+
+
+def _saved(net: nn.Module, path: Path, form: str) -> None:
+    if form == "TorchScript":
+        torch.jit.script(net).save(path)
+    else:
+        torch.save(net.state_dict() if form == "state_dict" else net, path)
+
+
+@pytest.mark.parametrize("form", ["state_dict", "module", "TorchScript"])
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_that_were_quantized_without_data(tmp_path: Path, engine: str, dtype: torch.dtype, form: str) -> None:
+    if engine == "qnnpack" and dtype == torch.float16:
+        pytest.skip("this engine packs no half precision")
+    torch.backends.quantized.engine = engine
+    net = quantization.quantize_dynamic(Dynamic().eval(), {nn.Linear, nn.LSTM, nn.GRUCell}, dtype=dtype)
+    path = tmp_path / "model.pt"
+    _saved(net, path, form)
+    checkpoint = open_checkpoint(path)
+    layers = {layer.name: layer for layer in find_layers(checkpoint)}
+    for name in ("wide", "plain"):
+        module = getattr(net, name)
+        layer = layers[name]
+        assert (layer.kind, layer.in_width, layer.out_width) == (
+            "Linear (quantized)", module.in_features, module.out_features
+        )  # fmt: skip
+        if dtype == torch.qint8:
+            same_as(layer, module.weight(), module.bias())
+    # Those of recurrent layers are parameters too, though no layer is made of them.
+    packed = [layer for layer in layers.values() if layer.kind == "Parameter" and layer.weight.dtype == "qint8"]
+    counted = sum(parameters_of([layer], counted_in(checkpoint)) for layer in packed)
+    matrices = [one for name, one in Dynamic().named_parameters() if name.startswith(("lstm.w", "cell.w"))]
+    assert counted == sum(one.numel() for one in matrices) * (dtype == torch.qint8)
+
+
+@pytest.mark.parametrize("form", ["state_dict", "module", "TorchScript"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_embeddings_are_no_linear_layers(tmp_path: Path, bits: int, form: str) -> None:
+    net = nn.Sequential(nn.Embedding(10, 4), nn.EmbeddingBag(12, 4, mode="sum")).eval()
+    name = "float_qparams_weight_only_qconfig" + ("_4bit" if bits == 4 else "")
+    net.qconfig = getattr(quantization, name)
+    net = quantization.convert(quantization.prepare(net))
+    path = tmp_path / "model.pt"
+    _saved(net, path, form)
+    layers = find_layers(open_checkpoint(path))
+    assert [(layer.kind, layer.weight.shape, layer.in_width) for layer in layers] == [
+        ("Embedding (quantized)", (10, 4), None), ("Embedding (quantized)", (12, 4), None)
+    ]  # fmt: skip
+    assert {finding.code for finding in check(path).findings} <= {"global-library"}

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -79,6 +80,28 @@ def test_every_command_sees_one_layer(tmp_path: Path, path: Path) -> None:
     assert {name: one.shape for name, one in written.items()} == {name: one.shape for name, one in whole.items()}
     np.testing.assert_array_equal(load_file(target)["fc.weight"], whole.read("fc.weight"))
     assert call_main("verify", path, target).code == 0
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_parts_in_an_ordered_dictionary(tmp_path: Path, protocol: int) -> None:
+    """As some keep what `state_dict()` gives. `verify` compares them as the tensor that they are."""
+    path, target = tmp_path / "m.pdparams", tmp_path / "m.safetensors"
+    path.write_bytes(pickle.dumps(OrderedDict(pickle.loads(CUT[1].read_bytes())), protocol))
+    for before, after in ((path, WHOLE), (CUT[0], path), (path, path)):
+        ended = call_main("verify", before, after)
+        assert (ended.code, "@@.0" in ended.out) == (0, False), ended.out
+    ended = call_main("convert", path, "-o", target)
+    assert ended.code == 0
+    assert INFO not in ended.out + ended.err
+    assert call_main("verify", path, target).code == 0
+    state = OrderedDict(pickle.loads(CUT[1].read_bytes()))
+    state["fc.weight@@.2"] = state["fc.weight@@.2"] + 1
+    path.write_bytes(pickle.dumps(state, protocol))
+    ended = call_main("verify", CUT[0], path)
+    assert ended.code == 1
+    assert "@@" not in ended.out
+    # As of the Linear, whose rows are outputs.
+    assert "[0, 3]: 2.25 became 3.25" in ended.out
 
 
 def _changed(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> Path:

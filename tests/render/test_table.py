@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import unicodedata
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -211,6 +211,37 @@ def test_wrap_loses_nothing_and_cuts_no_number(text: str, width: int) -> None:
     assert [n for line in lines for n in re.findall(r"\d+", line)] == re.findall(r"\d+", text)
     longest = max((len(n) for n in NUMBER.findall(text)), default=0)
     assert all(cell_width(line) <= max(width, longest + 1, 2) for line in lines)
+
+
+PARTS = ["encoder", "layers", "0", "11", "self_attn", "conv1", "1x1", "res2net50", "BatchNorm2d", "lin_12a", "h"]
+
+
+@given(
+    st.lists(st.sampled_from(PARTS), min_size=1, max_size=8),
+    st.lists(st.sampled_from("..._"), min_size=7, max_size=7),
+    st.integers(12, 40),
+)
+def test_a_name_is_broken_within_a_word_only_where_the_word_has_no_room(
+    parts: list[str], marks: list[str], width: int
+) -> None:
+    """PARTS have room on any of these widths; a number may end a line before the mark that follows it."""
+    name = "".join(part + mark for part, mark in zip(parts, [*marks[: len(parts) - 1], ""], strict=True))
+    lines = [name[a:b] for a, b in wrap(name, width)]
+    for line, rest in pairwise(lines):
+        assert line[-1] in "._" or rest[0] in "._", lines
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (40, ["encoder.conformer_layers.0.", "self_attention.query_key_value"]),
+        (24, ["encoder.conformer_", "layers.0.self_attention.", "query_key_value"]),
+        (10, ["encoder.", "conformer_", "layers.0.", "self_", "attention.", "query_key_", "value"]),
+    ],
+)
+def test_the_parts_of_a_dotted_name_stay_whole_as_long_as_lines_stay_long(width: int, lines: list[str]) -> None:
+    name = "encoder.conformer_layers.0.self_attention.query_key_value"
+    assert [name[a:b] for a, b in wrap(name, width)] == lines
 
 
 # Layout

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convinspect.checkpoint import open_checkpoint
+from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.diffing.steps import Step
 from convinspect.showing.commands import can_be_converted, like_command, quoted, step_commands
 from support.in_process import call_main
@@ -111,3 +111,33 @@ def test_words_that_no_terminal_should_be_shown_are_written_out(word: str) -> No
     result = subprocess.run(["bash", "-c", f"printf %s {quoted(word)}"], capture_output=True, check=True)
     errors = "surrogatepass" if word == "\ud800" else "surrogateescape"
     assert result.stdout == word.encode("utf-8", errors)
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["of two files", "of an error"])
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["typed", "json"])
+def test_commands_are_worked_out_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], error: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 7, bias=False), nn.Linear(7, 2))
+    sd = model.state_dict()
+    a, b = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({**sd, "0.weight": sd["0.weight"][..., None], "1.weight": sd["1.weight"].t().contiguous()}, a)
+    torch.save(sd, b)
+    given: tuple[object, ...] = (b,)
+    if error:
+        with pytest.raises(RuntimeError) as raised:
+            model.load_state_dict(torch.load(a))
+        (tmp_path / "error.txt").write_text(str(raised.value))
+        given = ("--error", tmp_path / "error.txt")
+    asked: list[object] = []
+
+    def counted(checkpoint: Checkpoint) -> bool:
+        asked.append(checkpoint)
+        return can_be_converted(checkpoint)
+
+    for name in ("verdict", "load_error"):
+        monkeypatch.setattr(f"convinspect.showing.{name}.can_be_converted", counted)
+    done = call_main("diff", a, *given, *words)
+    assert "convinspect convert" in done.out
+    assert "sd[" in done.out or not error
+    assert len(asked) == 1

@@ -103,6 +103,55 @@ def test_the_verdict_of_verify_comes_first_on_a_terminal(
     assert report.count("strength:") == 1
 
 
+LONG = (
+    "encoder.conformer_layers.0.convolution_module.pointwise_conv1",
+    "decoder.decoder_layers.transformer_decoder_block.cross_attention.out_proj",
+)
+
+
+@pytest.fixture
+def long_names(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A checkpoint of long names, one that differs, and the error of loading one where the other does."""
+    a, b, error = tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "error.txt"
+    state = {f"{name}.weight": torch.randn(6, 4, 1) for name in LONG}
+    torch.save(state, a)
+    torch.save({key: weight[..., 0] for key, weight in state.items()}, b)
+    said = "copying a param with shape torch.Size([6, 4, 1]) from checkpoint, the shape in current model is torch.Size"
+    lines = [f"\tsize mismatch for {key}: {said}([6, 4])." for key in state]
+    error.write_text("\n".join(["Error(s) in loading state_dict for M:", *lines]), encoding="utf-8")
+    return a, b, error
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "A", "--to", "linear", "-n"),
+        ("diff", "A", "B"),
+        ("diff", "A", "B", "--values"),
+        ("diff", "A", "--error", "E"),
+        ("verify", "A", "B"),
+        ("weights", "A", "--stats"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_is_never_cut_since_it_is_copied(
+    long_names: tuple[Path, Path, Path],
+    width: int,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = dict(zip("ABE", long_names, strict=True))
+    drawn = shown(monkeypatch, capsys, width, *(str(given.get(word, word)) for word in words)).splitlines()
+    rule = next(place for place, line in enumerate(drawn) if set(line) == {"─"})
+    end = next(place for place, line in enumerate(drawn) if place > rule and not line)
+    body = drawn[rule + 1 : end]
+    assert "…" not in "".join(body).replace(", …", "")
+    for name in LONG:
+        assert name in ("".join(line.strip() for line in body) if len(name) > width else "\n".join(body))
+
+
 # --- listings of any layers at any width
 
 NAME_PARTS = st.sampled_from(["0", "11", "conv", "self_attention", "a-b", "编码器", "x" * 45, "blocks", "module name"])

@@ -14,7 +14,16 @@ from convinspect.formats.containers.member import Inside, Member
 from convinspect.formats.files import File
 from convinspect.formats.places import Below
 from convinspect.formats.safetensors import is_safetensors
-from convinspect.formats.sources import INSIDE, Source, Within, is_plain, member_of, open_source, outermost
+from convinspect.formats.sources import (
+    INSIDE,
+    UNNAMED,
+    Source,
+    Within,
+    is_plain,
+    member_of,
+    open_source,
+    outermost,
+)
 from convinspect.formats.torch.plain_pickle import begins_pickle
 from convinspect.formats.unsupported.tar import is_tar
 from convinspect.formats.zip.structures import decode_name, is_zip, read_local
@@ -190,7 +199,7 @@ def _compressed(file: File, head: bytes) -> Inside | None:
         kind = f"{article} {found.name}-compressed tar archive"
         return inside._replace(kind=kind, unpacks=f"{found.tar} {{}}", unpacked=source)
     name, suffix = file.path.name.rpartition(INSIDE)[2], found.suffix
-    name = name[: -len(suffix)] if name.endswith(suffix) and name != suffix else f"{name}.unpacked"
+    name = name[: -len(suffix)] if name.endswith(suffix) and name != suffix else f"{name}{UNNAMED}"
     command = f"{found.command} {{}} > {quote(name)}"
     return Inside(f"{article} {found.name}-compressed file", {name: member}, command)
 

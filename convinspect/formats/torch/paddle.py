@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from convinspect.formats.pickle.values import Dict, Tuple
+from convinspect.formats.pickle.values import EMPTY, Call, Dict, Tuple
 from convinspect.formats.torch.byte_storages import Strings
-from convinspect.formats.torch.nodes import pairs_of
+from convinspect.formats.torch.nodes import function_name, pairs_of
 from convinspect.records import Problem, Root, Storage, Tensor, contiguous
 from convinspect.text import first_few, plural
 
@@ -21,6 +21,7 @@ _PARAMETER_NAMES = "StructuredToParameterName@@"
 """Key of what parameters are called in the program."""
 _IN_PARTS = "UnpackBigParamInfor@@"
 """Key of what is said of the parameters that were cut."""
+_ORDERED = "collections.OrderedDict"
 _AGAIN = "get the file again, or save it again with protocol=4"
 _MOST_AXES = 64
 _MOST_PROBLEMS = 100
@@ -66,15 +67,20 @@ def as_paddle_reads(roots: tuple[Root, ...], top: Any, strings: Strings) -> OfPa
 
 def without_parts(top: Any) -> Any:
     """A pickle's value with the first part in the place of each parameter that was cut, and nothing else of it."""
-    said = pairs_of(_field(top, _IN_PARTS)) if isinstance(top, Dict) else None
+    said = pairs_of(_field(top, _IN_PARTS)) if isinstance(top, Dict) or function_name(top) == _ORDERED else None
     if said is None:
         return top
     # Entries may share one list of any length.
     lists = {id(parts): (name, parts) for name, one in said if (parts := _items(_field(one, "slices")))}
     names = {parts[0]: name for name, parts in lists.values() if isinstance(parts[0], str)}
     gone = {_IN_PARTS, *(part for _, parts in lists.values() for part in parts if isinstance(part, str))} - {*names}
-    pairs = [pair for pair in top.pairs if not (isinstance(pair[0], str) and pair[0] in gone)]
-    return Dict([(names.get(key, key) if isinstance(key, str) else key, value) for key, value in pairs])
+    pairs = [pair for pair in pairs_of(top) or () if not (isinstance(pair[0], str) and pair[0] in gone)]
+    left = [(names.get(key, key) if isinstance(key, str) else key, value) for key, value in pairs]
+    if isinstance(top, Dict):
+        return Dict(left)
+    whole = Call(top.function, EMPTY)
+    whole.pairs, whole.states = left, top.states
+    return whole
 
 
 _Whole: TypeAlias = tuple[Root, tuple[Problem, ...], tuple[str, ...]]
