@@ -25,6 +25,9 @@ def is_plain(tensor: Tensor) -> bool:
     storage = tensor.storage
     if storage is None or storage.start is None or storage.packed_nbytes is not None or tensor.layout != "strided":
         return False
+    if storage.pieces is not None or storage.runs:
+        # They lie in several places, and the start is none of theirs.
+        return False
     if tensor.dtype not in _READABLE or storage.byteorder != sys.byteorder or not tensor.numel:
         return False
     if tensor.stride != contiguous(tensor.shape) or tensor.offset < 0 or min(tensor.shape) < 1:

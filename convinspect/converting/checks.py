@@ -41,12 +41,16 @@ def target_of(source: Path, output: Path | None, options: Options) -> Path | Non
     return output
 
 
-def check_archive(checkpoint: Checkpoint, in_place: bool) -> None:
-    """Check that a checkpoint in an archive is not to be edited where it lies.
+def check_archive(checkpoint: Checkpoint, in_place: bool, wrapped: bool) -> None:
+    """Check that no checkpoint in an archive is to be edited where it lies, and no shards with the archive around them.
 
     Raises:
-        CannotWrite: It is.
+        CannotWrite: One is.
     """
+    if wrapped and checkpoint.shards and checkpoint.container is not Container.DISTRIBUTED:
+        problem = "its shards lie in an archive, which is not written with several files changed"
+        remedy = Wording("end ", TARGET, " in .safetensors or .pt for one file, or give the name of a new folder")
+        raise CannotWrite(problem, remedy, outermost(checkpoint.path))
     if not in_place or is_plain(checkpoint.path):
         return
     from convinspect.writing.archived import archive_of, is_rewritten

@@ -18,6 +18,7 @@ from convinspect.records import Container
 from convinspect.remote.addresses import Address
 from convinspect.text import first_few
 from convinspect.writing.beside import Stuck, with_optimizers
+from convinspect.writing.archived import archive_of
 from convinspect.writing.carried import Carried, carried_along, folder_of
 from convinspect.writing.shards import Beside, own_names
 from convinspect.writing.target import writes_folder
@@ -56,7 +57,12 @@ def company_of(checkpoint: Checkpoint, options: Options, output: Path | None, re
         BrokenFile: A folder cannot be listed.
     """
     folder = folder_of(checkpoint.path) if checkpoint.container is Container.DISTRIBUTED else checkpoint.folder
-    if folder is None or resaved or (output is not None and not writes_folder(output)):
+    if (
+        folder is None
+        or resaved
+        or archive_of(folder) is not None
+        or (output is not None and not writes_folder(output))
+    ):
         return Company(checkpoint)
     together = with_optimizers(checkpoint)
     without = [stuck.name for stuck in together.stuck] if options.drop_optimizer else ()

@@ -281,9 +281,10 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     as_arrays = not anew and saved_as_arrays(checkpoint, options)
     resaved = anew or as_arrays
     check_format(checkpoint, resaved)
+    wrapped = output is not None and not resaved and wraps(checkpoint.path, output)
     taken_out = output is not None and not is_plain(checkpoint.path) and not wraps(checkpoint.path, output)
     check_options(options, resaved or taken_out)
-    check_archive(checkpoint, options.in_place)
+    check_archive(checkpoint, options.in_place, wrapped)
     company = company_of(checkpoint, options, output, resaved)
     checkpoint = company.checkpoint
     check_optimizer(checkpoint, options, resaved, company.stuck)

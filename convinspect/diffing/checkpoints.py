@@ -255,8 +255,14 @@ def _with_order(difference: Difference, order: Order) -> Difference:
 
 
 def _encoding(tensor: Tensor) -> tuple[str, str]:
-    """How a tensor's numbers are stored, apart from its shape: dtype and layout; pieces are of a plain tensor."""
-    return tensor.dtype, "strided" if tensor.layout == pieces.LAYOUT else tensor.layout
+    """How a tensor's numbers are stored, apart from its shape: dtype and layout.
+
+    Pieces are of a plain tensor, and so are numbers that are not read where they lie.
+    """
+    return tensor.dtype, "strided" if tensor.layout in _PLAIN else tensor.layout
+
+
+_PLAIN = (pieces.LAYOUT, "compressed", "out-of-band")
 
 
 def loading_effect(difference: Difference, layer: str | None, refusal: Refusal | None) -> Difference:
@@ -279,6 +285,8 @@ def loading_effect(difference: Difference, layer: str | None, refusal: Refusal |
         return _unloadable_shape(difference, a, b, refusal)
     if a.layout == "meta" != b.layout:
         return difference._replace(obstacle="has no numbers in A, only its shape (meta)")
+    if a.layout == "out-of-band" != b.layout:
+        return difference._replace(obstacle="has no numbers in A: they were pickled out of band, into a buffer")
     if not _can_be_copied(a, b):
         kind = Kind.DTYPE_DIFFERS if difference.kind == Kind.SAME else difference.kind
         said = f"is {_described(a, b)} in A and {_described(b, a)} in B"

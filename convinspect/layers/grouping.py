@@ -382,6 +382,8 @@ def _is_expanded(tensor: Tensor) -> bool:
 
 
 _UNREADABLE = {
+    "out-of-band": "its numbers were pickled out of band, into a buffer that is not in the file",
+    "compressed": "its numbers lie in a compressed pickle as escaped text, and are not read",
     "meta": "on the meta device: the file holds its shape and no numbers",
     "wrapped": "a Tensor subclass that keeps its numbers in tensors of its own, which are not read",
     **{

@@ -103,7 +103,9 @@ def of_exception(error: BaseException, path: Address) -> ConvInspectError:
     if isinstance(error, FileNotFoundError):
         if any("repository" in text.lower() for text in map(str, (error, error.__cause__))):
             return NotThere("there is no such repository, or it is private", _LOGINS["hf"], path)
-        what = "bucket" if "bucket" in str(error).lower() else "file"
+        # A bucket or a file may itself be called so.
+        is_bucket = type(error.__cause__).__name__ == "NoSuchBucket" or "bucket does not exist" in str(error).lower()
+        what = "bucket" if is_bucket else "file"
         return NotThere(f"there is no such {what}", "see whether the address is right", path)
     if isinstance(error, IsADirectoryError):
         return NotThere("it is a folder, not a file", "give the address of a file in it", path)

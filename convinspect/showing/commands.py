@@ -18,6 +18,7 @@ from convinspect.records import Container
 from convinspect.remote.addresses import Address
 from convinspect.text import first_few
 from convinspect.writing.archived import archive_of, is_rewritten
+from convinspect.writing.carried import folder_of
 
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -122,6 +123,8 @@ def _path(path: Path) -> str:
 def _target(a: Checkpoint, number: str = "") -> Path:
     """The output's path: beside the source, with a suffix that fits its format."""
     path = a.path
+    if a.container is Container.DISTRIBUTED and archive_of(path) is None:
+        return _folder_target(folder_of(path), None, number)
     if a.folder is not None or path.name.endswith(".index.json") or path.is_dir():
         return _folder_target(a.folder or (path if path.is_dir() else path.parent), archive_of(path), number)
     archive = archive_of(path)

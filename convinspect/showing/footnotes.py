@@ -37,6 +37,8 @@ _EXPLAINED = {
     "padded?": "padded?: the input is padded just before the convolution, by the layer itself or by another",
     "calls differ": "calls differ: the weight is given to several calls with different settings",
     "incomplete": "incomplete: half of a pair of tensors is missing, so the kernel cannot be computed",
+    "out-of-band": "out-of-band: its numbers are in a buffer beside the file, as pickle's buffer_callback has it",
+    "compressed": "compressed: its numbers lie in a compressed pickle as escaped text, and are not read",
     "cut": "cut: the file ends before the layer's last byte",
 }
 

@@ -14,6 +14,7 @@ from convinspect.errors import BrokenFile, CannotWrite, Option, Wording
 from convinspect.formats import read_contents
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.journal import journal_of
+from convinspect.formats.places import name_of
 from convinspect.formats.sources import INSIDE, is_plain, member_of
 from convinspect.records import Container, Edit, Root, Tensor, Version, contiguous
 from convinspect.writing.atomic import new_file, reporting_changes
@@ -96,7 +97,7 @@ def save_edits(
     if reason and not target.is_dir():
         remedy = Wording("give a new folder with ", Option("target", None))
         raise CannotWrite(f"it cannot be edited in place ({reason})", remedy, target)
-    opened = "" if source.is_dir() else source.name
+    opened = "" if source.is_dir() else name_of(source)
     all_versions = {**versions, **(beside.carried.versions if beside.carried is not None else {})}
 
     def check(new: Path) -> None:

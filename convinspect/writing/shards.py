@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotWrite, Option, Wording
+from convinspect.formats import sources
 from convinspect.formats.files import File, check_unchanged
 from convinspect.formats.pieces import LAYOUT
+from convinspect.formats.places import name_of
 from convinspect.formats.sharded import totals
 from convinspect.records import Container, Edit, Tensor, Version, contiguous
 from convinspect.remote.addresses import Address
@@ -78,7 +80,7 @@ def save_folder(
     Raises:
         ConvInspectError: It cannot be written; the target is then unchanged.
     """
-    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    source = _holder_of(checkpoint.path)
     names = [*own_names(checkpoint), *beside.optimizers]
     carried = beside.carried or Carried(source)
     _check_replaced(target, {*names, *carried.names}, force)
@@ -150,7 +152,7 @@ def pieces_of_files(checkpoint: Checkpoint, changes: Changes, beside: Beside) ->
 
 def _changes_by_file(checkpoint: Checkpoint, changes: Changes, beside: Beside) -> Iterator[tuple[str, Path, Changes]]:
     """Each file of a checkpoint in several files, by name and path, with what of the changes is about it."""
-    source = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    source = _holder_of(checkpoint.path)
     by_file = _by_file(changes.edits)
     for name in [*own_names(checkpoint), *beside.optimizers]:
         old = source / name
@@ -289,7 +291,7 @@ def own_names(checkpoint: Checkpoint) -> list[str]:
         # Files that are not there are a problem, with which nothing is written.
         own = folder_of(path)
         return [*(file.relative_to(own).as_posix() for file in checkpoint.versions if file.name != METADATA), METADATA]
-    folder = path if path.is_dir() else path.parent
+    folder = _holder_of(path)
     shards = {
         _name_in(folder, tensor.storage.file)
         for root in checkpoint.roots
@@ -298,8 +300,13 @@ def own_names(checkpoint: Checkpoint) -> list[str]:
         if tensor.storage is not None
     }
     names = sorted(entry.name for entry in folder.iterdir()) if path.is_dir() else []
-    indexes = [name for name in names if name.endswith(".index.json")] if path.is_dir() else [path.name]
+    indexes = [name for name in names if name.endswith(".index.json")] if path.is_dir() else [name_of(path)]
     return list(dict.fromkeys([*indexes, *sorted(shards)]))
+
+
+def _holder_of(path: Path) -> Path:
+    """The folder of a checkpoint in several files; of an index in an archive, what is beside it there."""
+    return path if path.is_dir() else sources.folder_of(path)
 
 
 def _name_in(folder: Path, file: Path) -> str:

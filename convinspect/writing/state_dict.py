@@ -239,10 +239,7 @@ class _Loader:
         if is_wrapped(tensor) and tensor.layout != "strided":
             raise _wrapped(tensor)
         if tensor.layout != "strided" or storage is None or storage.start is None:
-            raise CannotConvert(
-                f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save",
-                Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for"),
-            )
+            raise _no_numbers(tensor)
         dtype = getattr(torch, tensor.dtype, None)
         if dtype is None:
             raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
@@ -291,6 +288,16 @@ class _Loader:
             every = tensor._replace(shape=(number,), stride=(1,), offset=0)
             self._storages[place] = as_torch(read_tensor(every), tensor.dtype)
         return self._storages[place]
+
+
+def _no_numbers(tensor: Tensor) -> CannotConvert:
+    if tensor.layout == "out-of-band":
+        problem = (
+            f"the numbers of tensor {tensor.key!r} were pickled out of band, into a buffer that is not in the file"
+        )
+        return CannotConvert(problem, "pickle it again without buffer_callback")
+    remedy = Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for")
+    return CannotConvert(f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save", remedy)
 
 
 def _wrapped(tensor: Tensor) -> CannotConvert:

@@ -174,6 +174,35 @@ def json_of(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
+@pytest.mark.parametrize("folder", ["", "deep/er/"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_shards_in_an_archive_are_converted(tmp_path: Path, suffix: str, folder: str) -> None:
+    """To a folder of shards, or to one file; the archive is not written again with several files changed."""
+    parts = [{key: value for key, value in STATE.items() if key[0] == number} for number in "01"]
+    names = [f"m-0000{number}-of-00002{suffix}" for number in (1, 2)]
+    index = {"metadata": {}, "weight_map": {key: names[int(key[0])] for key in STATE}}
+    buffers = [io.BytesIO(), io.BytesIO()]
+    for part, buffer in zip(parts, buffers, strict=True):
+        torch.save(part, buffer)
+    data = [save_safetensors(part) if suffix == ".safetensors" else buffer.getvalue()
+            for part, buffer in zip(parts, buffers, strict=True)]  # fmt: skip
+    files = {f"{folder}{name}": one for name, one in zip(names, data, strict=True)}
+    path = tmp_path / "m.nemo"
+    path.write_bytes(tar_of({"model_config.yaml": CONFIG, f"{folder}m{suffix}.index.json": json_of(index), **files}))
+    for target in (tmp_path / "new", tmp_path / "new.pt", tmp_path / "new.safetensors"):
+        assert call_main("convert", path, "-o", target, "--to", "linear").code == 0
+        assert call_main("verify", path, target).code == 0
+        assert convinspect.open(target)["0.weight"].shape == (6, 3)
+    assert {one.name for one in (tmp_path / "new").iterdir()} == {*names, f"m{suffix}.index.json"}
+    ended = call_main("convert", path, "-o", tmp_path / "new.nemo", "--to", "linear")
+    assert (ended.code, (tmp_path / "new.nemo").exists()) == (2, False)
+    assert ended.err == (
+        f"error: {path}: its shards lie in an archive, which is not written with several files changed;"
+        " end -o in .safetensors or .pt for one file, or give the name of a new folder\n"
+    )
+    assert not [note for note in convinspect.check(path).notes if "not looked at" in note]
+
+
 def test_archives_within_archives_up_to_a_depth(tmp_path: Path) -> None:
     data, name = TORCH, "w.ckpt"
     for depth in range(members.DEEPEST + 1):

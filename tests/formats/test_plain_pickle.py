@@ -225,6 +225,32 @@ def test_a_buffer_out_of_band_has_a_shape_alone(tmp_path: Path) -> None:
         read_tensor(tensor)
 
 
+def test_what_was_pickled_out_of_band_is_said(tmp_path: Path) -> None:
+    """By every command, and with what to do."""
+    arrays = {"fc.weight": np.ones((3, 4), np.float32), "fc.bias": np.ones(3, np.float32)}
+    path, whole, buffers = tmp_path / "m.pkl", tmp_path / "whole.pkl", list[pickle.PickleBuffer]()
+    path.write_bytes(pickle.dumps(arrays, 5, buffer_callback=buffers.append))
+    whole.write_bytes(pickle.dumps(arrays, 5))
+    listed = run("shapes", path).stdout
+    assert "ambiguous" not in listed
+    assert " out-of-band\n" in listed
+    assert "out-of-band: its numbers are in a buffer beside the file" in listed
+    refused = run("convert", path, "-o", tmp_path / "x.safetensors").stderr
+    assert "into a buffer that is not in the file; pickle it again without buffer_callback" in refused
+    compared = run("diff", "--values", whole, path).stdout
+    assert "2 not compared" in compared
+    compared = run("diff", path, whole).stdout
+    assert "differ" not in compared
+    assert "has no numbers in A: they were pickled out of band" in compared
+
+
+def test_arrays_among_tensors_are_counted(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "m.pkl", {"a": np.ones((2, 2)), "b": torch.ones(3), "c": np.ones(2)}, 4)
+    assert "2 of its tensors are NumPy arrays" in read_contents(path).notes
+    path = pickled(tmp_path / "m.pkl", {"a": np.ones((2, 2)), "b": torch.ones(3)}, 4)
+    assert "1 of its tensors is a NumPy array" in read_contents(path).notes
+
+
 def test_a_pickle_of_python_2(tmp_path: Path) -> None:
     """What Python 2.7 with NumPy 1.16 wrote of `{"w": numpy.arange(3, dtype="f4")}`, by protocols 0 and 2."""
     of_2 = (

@@ -328,6 +328,24 @@ def test_folders_of_other_libraries(tmp_path: Path, names: list[str], what: str)
     assert "{" not in error.remedy
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["parakeet.nemo", "README.md", ".gitattributes"], ["parakeet.nemo"]),
+        (["m.npz", "all.tar.gz", "model.onnx"], ["m.npz"]),
+        (["b.joblib", "a.npz", "rng_state_0.pkl.txt", "x.npy"], ["a.npz", "b.joblib"]),
+    ],
+)
+def test_a_folder_names_what_may_hold_its_weights(tmp_path: Path, names: list[str], found: list[str]) -> None:
+    """A repository of NeMo's models has an archive and nothing else."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"0")
+    error = said(tmp_path)
+    assert error.problem == f"the folder has no file with a usual name of weights, but {', '.join(found)}"
+    one = "one: " if len(found) > 1 else ""
+    assert error.remedy == f"give {one}{', '.join(str(tmp_path / name) for name in found)}"
+
+
 def test_the_index_of_a_keras_model(tmp_path: Path) -> None:
     path = tmp_path / "model.weights.json"
     path.write_text('{"metadata": {}, "weight_map": {"/layers/dense/vars": ["model_00000.weights.h5"]}}')

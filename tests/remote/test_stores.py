@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import torch
+import torch.distributed.checkpoint
 
 import convinspect
 from convinspect.errors import ConvInspectError, NotInstalled, NotThere
@@ -82,8 +85,23 @@ def test_a_distributed_checkpoint_in_a_bucket(s3: Any) -> None:
     assert call_main("check", "s3://bucket/dcp").code == call_main("check", FIXTURES / "distributed").code
 
 
+def test_a_distributed_checkpoint_in_a_bucket_is_converted(s3: Any, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.distributed.checkpoint.save(torch.nn.Conv1d(3, 4, 1).state_dict(), checkpoint_id=tmp_path / "dcp")
+    s3.put(str(tmp_path / "dcp"), "bucket/converted", recursive=True)
+    for source, target in ((tmp_path / "dcp", "here"), ("s3://bucket/converted", "there")):
+        ended = call_main("convert", source, "-o", tmp_path / target, "--to", "linear")
+        assert ended.code == 0, ended.err
+    assert (tmp_path / "there" / "__0_0.distcp").read_bytes() == (tmp_path / "here" / "__0_0.distcp").read_bytes()
+    assert call_main("verify", "s3://bucket/converted", tmp_path / "there").code == 0
+
+
 def test_what_is_not_in_a_bucket(s3: Any) -> None:
     s3.put(str(FIXTURES / "README.md"), "bucket/folder/README.md")
+    for address, what in (("s3://bucket/none.pt", "file"), ("s3://no-such-bucket/w.pt", "bucket")):
+        with pytest.raises(NotThere, match=f"there is no such {what}"):
+            convinspect.open(address)
     for address in ("s3://bucket/none.pt", "s3://no-such-bucket/w.pt", "s3://bucket/none", "s3://bucket/folder"):
         with pytest.raises(ConvInspectError) as raised:
             convinspect.open(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
@@ -268,3 +270,20 @@ def test_results_of_other_shapes_are_told_as_of_one_layer(
     one = state["0.weight"].double()
     assert raised.value.before == tuple(nn.functional.conv1d(xs[0], one, padding=1).shape)
     assert raised.value.after == tuple(nn.functional.linear(xs[0].mT, one.squeeze(-1)).mT.shape)
+
+
+def test_layers_in_pieces_are_run_with_their_own_numbers(tmp_path: Path) -> None:
+    """Of a distributed checkpoint, whose `.metadata` holds none of them and is shorter than they are."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(60, 70, 1), nn.Conv1d(70, 4, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.distributed.checkpoint.save(net.state_dict(), checkpoint_id=tmp_path / "dcp")
+    torch.save(net.state_dict(), tmp_path / "whole.pt")
+    reports = []
+    for name in ("dcp", "whole.pt"):
+        convinspect.convert(tmp_path / name, tmp_path / "linear.pt", to="linear", force=True)
+        reports.append(convinspect.verify(tmp_path / name, tmp_path / "linear.pt"))
+    assert all(report.equal for report in reports)
+    in_pieces, whole = ([(one.name, one.outputs, one.rounding) for one in report.layers] for report in reports)
+    assert in_pieces == whole

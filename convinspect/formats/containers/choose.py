@@ -29,6 +29,7 @@ from convinspect.text import first_few
 
 _SUFFIXES = (WEIGHTS, ARRAYS, ARCHIVES)
 """Names of checkpoints, from those that are most likely the model's."""
+_INDEX = ".index.json"
 _SHOWN = 4
 
 
@@ -104,6 +105,9 @@ def others_in(file: File, chosen: Path) -> list[str]:
         return []
     # What has the same bytes was looked at.
     seen = [name, *same_as(inside, name)] if name in inside.members else [name]
+    if name.endswith(_INDEX):
+        # An index is taken where all checkpoints are shards.
+        seen += [one for one in inside.members if is_shard(PurePosixPath(one).name)]
     return [one for tier in _SUFFIXES[:2] for one in _named(inside, tier) if one not in seen]
 
 
@@ -135,7 +139,7 @@ def _likeliest(inside: Inside) -> list[str]:
 def _by_suffix(inside: Inside) -> list[str]:
     for suffixes in _SUFFIXES:
         found = _named(inside, suffixes)
-        indexes = [name for name in _readable(inside) if name.endswith(".index.json")]
+        indexes = [name for name in _readable(inside) if name.endswith(_INDEX)]
         if len(found) > 1 and indexes and all(is_shard(PurePosixPath(name).name) for name in found):
             return indexes
         if found:

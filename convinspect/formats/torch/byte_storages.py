@@ -212,10 +212,18 @@ class InStrings:
         return found
 
 
-def notes_on_arrays(strings: Strings) -> tuple[str, ...]:
-    """Lines that say which tensors are arrays, and which arrays are none."""
+def notes_on_arrays(strings: Strings, listed: int = 0) -> tuple[str, ...]:
+    """Lines that say which tensors are arrays, and which arrays are none.
+
+    Args:
+        strings: What gave the arrays.
+        listed: How many tensors there are, where some may be no arrays.
+    """
     notes = []
-    if strings.arrays:
+    if 0 < strings.arrays < listed:
+        are = "is a NumPy array" if strings.arrays == 1 else "are NumPy arrays"
+        notes.append(f"{strings.arrays:,} of its tensors {are}")
+    elif strings.arrays:
         notes.append("its tensors are NumPy arrays")
     if strings.widened:
         are = "is" if strings.widened == 1 else "are"

@@ -111,7 +111,7 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
         (
             *module_notes(roots),
             *_notes_on_names(roots),
-            *notes_on_arrays(strings),
+            *notes_on_arrays(strings, sum(len(root.tensors) for root in roots)),
             *paddle.notes,
             *_notes_behind(file.size - tree.end),
         ),

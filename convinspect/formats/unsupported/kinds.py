@@ -216,6 +216,6 @@ FOLDERS = (
     ),
     Named(r"Data/com\.apple\.CoreML|coremldata\.bin", "a Core ML model", "open it with coremltools"),
     Named(r"manifest\.ocdbt|_CHECKPOINT_METADATA", "a checkpoint of JAX (Orbax)", "restore it with orbax.checkpoint"),
-    Named(r".*\.(?:onnx|gguf|tflite|h5|hdf5|npz|msgpack|pte|mlmodel|pb)", "", "give {name} to see what it is"),
+    Named(r".*\.(?:onnx|gguf|tflite|h5|hdf5|msgpack|pte|mlmodel|pb)", "", "give {name} to see what it is"),
 )
 """Folders without a checkpoint that is read here. The last kind is only known to hold another library's model."""

@@ -314,7 +314,8 @@ def _check_form(folder: Path, tree: Walk) -> None:
     """
     if not is_metadata(tree.value):
         raise NotACheckpoint("its .metadata is not that of a distributed checkpoint", "give the folder that has one")
-    own = sorted(path.name for path in folder.glob(f"__*{METADATA}"))
+    # Not by `glob`, which an address does not have.
+    own = sorted(path.name for path in folder.iterdir() if path.name.startswith("__") and path.name.endswith(METADATA))
     if own:
         problem = f"{first_few(own)} beside .metadata says for one rank what lies where, and would no longer be true"
         raise CannotConvert(problem, "save it again, with use_collectives=True")
