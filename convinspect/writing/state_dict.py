@@ -296,6 +296,9 @@ def _no_numbers(tensor: Tensor) -> CannotConvert:
             f"the numbers of tensor {tensor.key!r} were pickled out of band, into a buffer that is not in the file"
         )
         return CannotConvert(problem, "pickle it again without buffer_callback")
+    if tensor.layout == "compressed":
+        problem = f"the numbers of tensor {tensor.key!r} lie in a compressed pickle as escaped text, and are not read"
+        return CannotConvert(problem, "save it again with pickle_protocol=4")
     remedy = Wording("a .pt keeps it where the source is one and ", Option("state_dict"), " is not asked for")
     return CannotConvert(f"tensor {tensor.key!r} ({tensor.layout}) has no plain numbers to save", remedy)
 

@@ -278,7 +278,9 @@ def test_layers_in_pieces_are_run_with_their_own_numbers(tmp_path: Path) -> None
     net = nn.Sequential(nn.Conv1d(60, 70, 1), nn.Conv1d(70, 4, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.distributed.checkpoint.save(net.state_dict(), checkpoint_id=tmp_path / "dcp")
+        torch.distributed.checkpoint.save(  # type: ignore[attr-defined]
+            net.state_dict(), checkpoint_id=tmp_path / "dcp"
+        )
     torch.save(net.state_dict(), tmp_path / "whole.pt")
     reports = []
     for name in ("dcp", "whole.pt"):
