@@ -20,7 +20,7 @@ _TORCH_TAR = {b"sys_info", b"pickle", b"tensors", b"storages"}
 """The records of the first `torch.save`. Depending on the tool, any of them comes first."""
 _NUMBER = rb"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 _JSON = re.compile(rb"\{\s*[\"}]|\[\s*(?:[\"{\[\]]|(?:true|false|null|%s)\s*(?:,|\]\s*\Z))" % _NUMBER)
-"""How a JSON object or array begins, in small letters; lines of a log and TOML sections begin with "[", too."""
+"""How a JSON object or array begins, in small letters. Lines of a log, and TOML files, begin with "[" too."""
 _LFS = b"version https://git-lfs"
 _AGAIN = "download it again"
 
