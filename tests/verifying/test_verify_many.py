@@ -20,7 +20,7 @@ from torch import nn
 import convinspect
 from convinspect.arrays import columns, equality, stacked, storage
 from convinspect.arrays.error_bound import OtherShape
-from convinspect.arrays.forms import Form, Operation
+from convinspect.arrays.forms import Form, Operation, operation
 from convinspect.arrays.read import read_tensor
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile
@@ -304,7 +304,7 @@ def test_every_strip_of_a_large_layer_is_run(tmp_path: Path, monkeypatch: pytest
 
     def wrong_in_the_last_strip(form: Form) -> Operation:
         def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-            y = right(form)(x, w, b)
+            y = operation(form)(x, w, b)
             if form.kind == "Linear" and x.dtype == torch.float64:
                 inputs.append(tuple(x.shape))
                 # The third strip: the first one has two inputs.
@@ -313,7 +313,6 @@ def test_every_strip_of_a_large_layer_is_run(tmp_path: Path, monkeypatch: pytest
 
         return run
 
-    right = stacked.operation
     monkeypatch.setattr(stacked, "operation", wrong_in_the_last_strip)
     found = report(tmp_path, state, converted(state))
     assert inputs == [(1, 6, 2), (2, 6, 1), (2, 6, 1), (2, 6, 1)]
