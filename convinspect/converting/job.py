@@ -31,6 +31,7 @@ from convinspect.converting.nothing import (
     OtherKind,
     check_named,
     left_of_other_kinds,
+    notes_beside_patches,
     notes_on_other_kinds,
     why_nothing,
 )
@@ -323,6 +324,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         *notes_on_order(selection.plan.conversions, resaved, options.patch_order is not None),
         *selection.notes,
         *notes_on_other_kinds(options, selection.plan, others),
+        *notes_beside_patches(options, selection.layers, selection.plan, writing),
         *_names_left(checkpoint, options, renamed, resaved),
         *notes_on(company, options),
         *fused.notes,

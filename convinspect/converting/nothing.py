@@ -159,8 +159,34 @@ def notes_on_other_kinds(options: Options, planned: Plan, left: Sequence[OtherKi
     origins = requested(options, options.kind, Writing()).origins
     kinds = tuple(dict.fromkeys((*map(option_of, origins), *(other.option for other in left))))
     what = join_words([f"{other.layers:,} {_pointwise(other.shown)}" for other in left])
-    them = "it" if sum(other.layers for other in left) == 1 else "them"
+    them = _them(sum(other.layers for other in left))
     return (Wording(f"not converted: {what}; ", Option("from_", kinds), f" takes {them} too"),)
+
+
+def notes_beside_patches(options: Options, layers: Sequence[Layer], planned: Plan, writing: Writing) -> tuple[str, ...]:
+    """A note on pointwise layers beside convolutions over patches, of which one run takes the one or the other.
+
+    Args:
+        options: What is asked for.
+        layers: All layers of the source.
+        planned: What is decided.
+        writing: What the way of writing asks of layers.
+    """
+    if not options.patches or not planned.conversions or options.from_ or options.layer or options.like is not None:
+        return ()
+    pointwise = requested(replace(options, patches=False, from_=("any",)), "Linear", writing)
+    counts = Counter((one.layer.kind, shown_kind(one.layer.kind, one.layer.tags))
+                     for one in plan(layers, pointwise).conversions)  # fmt: skip
+    if not counts:
+        return ()
+    what = join_words([f"{number:,} {_pointwise(shown)}" for (_, shown), number in counts.most_common()])
+    kinds = tuple(dict.fromkeys(option_of(kind) for kind, _ in counts))
+    without = Wording(Option("from_", kinds), " without ", Option("patches"))
+    return (Wording(f"not converted: {what}; another run, with ", without, f", takes {_them(counts.total())}"),)
+
+
+def _them(number: int) -> str:
+    return "it" if number == 1 else "them"
 
 
 def _no_layer(request: Request) -> str:
