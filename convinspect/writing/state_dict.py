@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,10 @@ def _state_dict(
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
     load = _Loader().load
     state: dict[str, torch.Tensor] = {}
+    if twice := [key for key, count in Counter(tensor.key for tensor in checkpoint.root.tensors).items() if count > 1]:
+        raise CannotConvert(
+            f"two of its tensors would be called {twice[0]!r}", "save it again, with keys that are text"
+        )
     attributes = plain_attributes(checkpoint.root)
     for tensor in (tensor for tensor in checkpoint.root.tensors if tensor.key not in attributes):
         layer = replaced.get(tensor.key)

@@ -272,6 +272,17 @@ def test_half_complex_numbers_keep_their_dtype(tmp_path: Path) -> None:
         assert not run("verify", path, target).returncode
 
 
+@pytest.mark.parametrize("value", [{("a", 1): 0, 3: 1, None: 2, b"x": 3}, {"0": 0, 0: 1}])
+def test_no_tensor_takes_the_place_of_another(tmp_path: Path, value: dict[Any, int]) -> None:
+    """Keys that are no text are shown as text, or by their place."""
+    path = pickled(tmp_path / "m.pkl", {key: torch.full((2,), number) for key, number in value.items()}, 4)
+    assert len(Checkpoint(read_contents(path)).tensors) == len(value)
+    for suffix in (".pt", ".safetensors"):
+        ended = run("convert", path, "-o", tmp_path / f"new{suffix}")
+        assert (ended.returncode, (tmp_path / f"new{suffix}").exists()) == (2, False)
+        assert "two of its tensors would be called" in ended.stderr
+
+
 def test_nothing_is_written_where_no_tensor_could_be(tmp_path: Path) -> None:
     value = {"n": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])}
     ended = run("convert", pickled(tmp_path / "m.pkl", value, 2), "-o", tmp_path / "new.pt")
