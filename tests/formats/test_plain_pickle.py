@@ -244,6 +244,28 @@ def test_what_was_pickled_out_of_band_is_said(tmp_path: Path) -> None:
     assert "has no numbers in A: they were pickled out of band" in compared
 
 
+@pytest.mark.parametrize("args", [b"cos\nsystem\n(VTRUE\ntNN", b"NNNN", b"cnumpy.core.multiarray\n_reconstruct\n", b""])
+def test_what_dill_would_call_is_not_taken_for_an_array(tmp_path: Path, args: bytes) -> None:
+    """`_create_array` calls its first argument."""
+    path = tmp_path / "m.pkl"
+    sound = pickle.dumps({"w": np.ones((2, 2))}, 2)
+    assert sound[:3] == b"\x80\x02}"
+    path.write_bytes(sound[:-1] + b"X\1\0\0\0vcdill._dill\n_create_array\n(" + args + b"tRs.")
+    ended = run("shapes", path, "--all")
+    assert (ended.returncode, ended.stderr.count("\n")) in ((0, 0), (2, 1)), ended
+    assert "\nv " not in ended.stdout
+    assert run("check", path).returncode == (1 if ended.returncode == 0 else 2)
+
+
+def test_arrays_beside_tensors_are_no_modules_of_flax(tmp_path: Path) -> None:
+    state = {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)}
+    value = {"w": np.ones((3, 4)), "model": state, "scaler": {"mean": np.zeros(4), "std": np.ones(4)}}
+    roots = read_contents(pickled(tmp_path / "m.pkl", value, 4)).roots
+    assert {root.path: [tensor.key for tensor in root.tensors] for root in roots} == {
+        "": ["w"], "model": ["0.weight", "0.bias"], "scaler": ["mean", "std"]
+    }  # fmt: skip
+
+
 def test_arrays_among_tensors_are_counted(tmp_path: Path) -> None:
     path = pickled(tmp_path / "m.pkl", {"a": np.ones((2, 2)), "b": torch.ones(3), "c": np.ones(2)}, 4)
     assert "2 of its tensors are NumPy arrays" in read_contents(path).notes
