@@ -18,8 +18,9 @@ Anything else that escapes a command is a bug of ours and ends with exit code 3.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,7 +157,21 @@ class NotInstalled(ConvInspectError):
 
     def __init__(self, package: str, user: str) -> None:
         name = PACKAGES.get(package, package)
-        super().__init__(f"{user} needs {name}, which is not installed", f"python -m pip install {package}")
+        super().__init__(f"{user} needs {name}, which is not installed", installing(package))
+
+
+def installing(package: str) -> str:
+    """The command that installs a package beside this program: pip's, unless pipx or uv made its environment."""
+    with suppress(OSError, UnicodeDecodeError):
+        here = Path(sys.prefix)
+        if (here / "pipx_metadata.json").exists():
+            return f"pipx inject convinspect {package}"
+        # Such an environment has no pip.
+        if "\nuv = " in (here / "pyvenv.cfg").read_text(encoding="utf-8"):
+            from shlex import quote
+
+            return f"uv pip install --python {quote(str(here))} {package}"
+    return f"python -m pip install {package}"
 
 
 PACKAGES = {

@@ -16,7 +16,7 @@ from convinspect.render.table import Block, Styled
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (112, 26)
-_NAMES = {"bright_black": "dim", "default": ""}
+_NAMES = {"bright_black": "dim", "color(8)": "dim", "default": ""}
 
 
 def screen_of(browser: Browser) -> Block:

@@ -336,6 +336,11 @@ CONVERT = record({
     "only_here": names("With `--like`: names that only the source has."),
     "only_there": names("With `--like`: names that only the other has."),
     "already": names("Layers that were so already."),
+    "other_kinds": several(record({
+        "kind": text("As PyTorch calls it."),
+        "from": text("As `--from` takes it."),
+        "layers": integer("How many of them could be converted too."),
+    }), "With `--to linear`: kinds of pointwise layers that are taken only where `--from` names them."),
     "renamed": several(record({"from": text("Old key."), "to": text("New key.")}), "With `--rename`."),
     "optimizer": record({
         "tensors": integer("Tensors of optimizer state that changed."),

@@ -189,3 +189,15 @@ def test_every_picture_that_is_kept_is_shown() -> None:
 def test_the_front_page_is_short() -> None:
     for page in PAGES[:2]:
         assert len(page.read_text(encoding="utf-8").splitlines()) <= 220
+
+
+def test_every_colour_of_a_picture_is_one() -> None:
+    """A browser draws what it does not understand in black, which a dark page hides."""
+    pictures = sorted((ROOT / "docs" / "images").glob("*.svg"))
+    assert pictures
+    for picture in pictures:
+        used = re.findall(r"(?:fill|stroke): ?([^;}]+)[;} ]", picture.read_text(encoding="utf-8"))
+        assert used, picture.name
+        assert {colour for colour in used if not re.fullmatch("#[0-9a-f]{6}|none", colour.strip())} == set(), (
+            picture.name
+        )

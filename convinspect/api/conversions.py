@@ -155,7 +155,7 @@ def verify(
         device: Where to run, such as "cuda".
         dtype: In which dtype to measure rounding; the file's own by default.
         seed: Of the random inputs.
-        batch: Batch size of a layer's input (N, C, L); two inputs, (2, C, 1) and (1, C, 2), by default.
+        batch: Batch size of a layer's input (N, C, L); two inputs, (1, C, 2) and (2, C, 1), by default.
         length: Length of a layer's input.
         root: Which dictionary of tensors in both files, as dotted keys; "." for all; by default the model's.
         progress: Called with the number of bytes that were compared.

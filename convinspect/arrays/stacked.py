@@ -68,7 +68,9 @@ def run_stack(stack: Stack, bench: Bench) -> list[tuple[Agreement, Rounding | No
         ConvInspectError: Bytes are missing or damaged.
     """
     run = _Run(stack, bench)
-    parts = [run.results(weight, bias) for weight, bias in _strips(stack, bench)]
+    # What a batch does to an output does not depend on its row: the first strip shows it. The last input, of which
+    # rounding is told, runs through all strips.
+    parts = [run.results(weight, bias, number == 0) for number, (weight, bias) in enumerate(_strips(stack, bench))]
     # (layers, results of one): a layer is in one strip with others, or in several by itself.
     before, after, size, exact, *rounded = (torch.cat(column, 1) for column in zip(*parts, strict=True))
     terms = stack.weights[0].numel // stack.weights[0].shape[0] + 1
@@ -89,19 +91,24 @@ class _Run:
         self.bench, self.after, self.xs = bench, stack.after[1:], stack.xs
         self.layers, self.outputs, self.dtype = len(stack.weights), stack.weights[0].shape[0], stack.dtype
         self.operations = [operation(form) for form in stack.forms]
-        self.bounding = Bounding(stack.forms[0], stack.xs)
+        self.bounding = [Bounding(stack.forms[0], xs) for xs in (stack.xs[-1:], stack.xs)]
         self.rounds = stack.dtype.is_floating_point
         self.narrow = stack.xs[-1].to(stack.dtype) if self.rounds else stack.xs[-1]
 
-    def results(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    def results(self, weight: torch.Tensor, bias: torch.Tensor | None, every: bool) -> tuple[torch.Tensor, ...]:
         """(layers, results of one) in float64: before, after, the sums of absolute values, the last input's before;
         and the last input's before and after in the stack's dtype.
+
+        Args:
+            weight: Rows as stored.
+            bias: Of these rows.
+            every: Run each input through them, not the last alone.
         """
         wide = self.bench.numbers("wide", weight.numel(), torch.float64).view(weight.shape).copy_(weight)
         wide_bias = None if bias is None else bias.double()
-        both = [self._both(x, wide, wide_bias) for x in self.xs]
+        both = [self._both(x, wide, wide_bias) for x in (self.xs if every else self.xs[-1:])]
         # Both have been run: their absolute values may take the weights' place, which is in the cache.
-        sizes = self.bounding.sizes(wide, wide_bias, into=wide)
+        sizes = self.bounding[every].sizes(wide, wide_bias, into=wide)
         columns = [self._by_layer(column) for column in (*zip(*both, strict=True), sizes)]
         return (*columns, self._by_layer([both[-1][0]]), *self._rounded(weight, bias))
 

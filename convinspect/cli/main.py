@@ -114,9 +114,10 @@ def _main() -> None:
     except typer.Abort:
         sys.exit(1)
     except ConvInspectError as error:
+        from convinspect.cli.mistaken import pointed
         from convinspect.showing.flags import as_flag
 
-        say("error", error.line(as_flag))
+        say("error", pointed(error).line(as_flag))
         sys.exit(2)
     except ModuleNotFoundError as error:
         command = next((word for word in sys.argv[1:] if word in SUMMARIES), "this")

@@ -321,11 +321,9 @@ def saved_as_arrays(checkpoint: Checkpoint, options: Options) -> bool:
     changes = options.to is not None or options.like is not None
     if not changes or checkpoint.container not in (Container.TORCH_ZIP, Container.TORCH_LEGACY):
         return False
-    tensors = checkpoint.root.tensors
-    if not tensors or any(tensor.spans is not None or tensor.subclass is not None for tensor in tensors):
-        return False
-    # Tensors without numbers were described by somebody, not read from a pickle.
-    if any(tensor.storage is None or tensor.layout not in ("strided", "compressed") for tensor in tensors):
+    from convinspect.formats.torch.saved_arrays import are_arrays
+
+    if not are_arrays(checkpoint.root.tensors):
         return False
     if options.in_place:
         raise CannotConvert(

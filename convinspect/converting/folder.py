@@ -17,8 +17,8 @@ from convinspect.formats.sharded import SUFFIXES
 from convinspect.records import Container
 from convinspect.remote.addresses import Address
 from convinspect.text import first_few
-from convinspect.writing.beside import Stuck, with_optimizers
 from convinspect.writing.archived import archive_of
+from convinspect.writing.beside import Stuck, with_optimizers
 from convinspect.writing.carried import Carried, carried_along, folder_of
 from convinspect.writing.shards import Beside, own_names
 from convinspect.writing.target import writes_folder

@@ -26,7 +26,15 @@ from convinspect.converting.folder import check_stuck, company_of, left_behind, 
 from convinspect.converting.fusing import Fusing, fusing, left_unfused
 from convinspect.converting.in_memory import applied
 from convinspect.converting.moving import check_apart
-from convinspect.converting.nothing import Fruitless, check_named, left_of_other_kinds, why_nothing
+from convinspect.converting.nothing import (
+    Fruitless,
+    OtherKind,
+    check_named,
+    left_of_other_kinds,
+    notes_beside_patches,
+    notes_on_other_kinds,
+    why_nothing,
+)
 from convinspect.converting.options import Options
 from convinspect.converting.patches import notes_on_order
 from convinspect.converting.plan import Plan, chosen_layers
@@ -73,6 +81,7 @@ class Job:
         notes: What is left behind, and what else a user should know; one line each.
         beside: What a new folder holds besides the checkpoint's own files; None where none is written.
         warnings: What a user must do, or take care of; one line each.
+        other_kinds: What could be as asked too, and is of kinds that were not named.
     """
 
     checkpoint: Checkpoint
@@ -88,6 +97,7 @@ class Job:
     notes: tuple[str, ...]
     beside: Beside | None = None
     warnings: tuple[str, ...] = ()
+    other_kinds: tuple[OtherKind, ...] = ()
 
     def __repr__(self) -> str:
         target = "dry run" if self.target is None else f"to {quoted(self.target.name)}"
@@ -306,13 +316,15 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
         check_named(selection.plan, exact)
     check_stuck(company, options, bool(selection.plan.edits or renamed))
     behind = left_behind(company) if selection.plan.edits else None
+    others = left_of_other_kinds(options, selection.layers, writing)
     notes = (
         *((_ARRAYS,) if as_arrays else ()),
         *lines_on_numbers(checkpoint, selection.layers),
         *(losses(checkpoint, writer, renamed.edits) if resaved else _not_given_back(selection, following)),
         *notes_on_order(selection.plan.conversions, resaved, options.patch_order is not None),
         *selection.notes,
-        *left_of_other_kinds(options, selection.layers, selection.plan, writing),
+        *notes_on_other_kinds(options, selection.plan, others),
+        *notes_beside_patches(options, selection.layers, selection.plan, writing),
         *_names_left(checkpoint, options, renamed, resaved),
         *notes_on(company, options),
         *fused.notes,
@@ -322,7 +334,7 @@ def prepare(checkpoint: Checkpoint, options: Options, output: Path | None = None
     return Job(
         checkpoint, options, target, selection, following, renamed, fused.layers, resaved, fruitless,
         fruitless is not None and not does_more, notes, company.beside,
-        () if behind is None else (behind,),
+        () if behind is None else (behind,), others,
     )  # fmt: skip
 
 

@@ -109,11 +109,62 @@ def why_nothing(
     return Fruitless(f"{reason}; {emptied}" if emptied else reason, remedy or (GATHER if emptied else ""))
 
 
-def left_of_other_kinds(options: Options, layers: Sequence[Layer], planned: Plan, writing: Writing) -> tuple[str, ...]:
-    """A note on the layers that could be Linear too, and are of kinds which are taken only where they are named.
+@dataclass(frozen=True, slots=True)
+class OtherKind:
+    """Layers that could become what was asked for too, and are of a kind that is taken only where it is named.
 
-    The plan says nothing of them, and who asks for Linear means them more often than not. None where the kinds or the
-    layers were chosen, or where nothing changes, which `why_nothing` explains.
+    Attributes:
+        kind: As PyTorch calls it: "Conv2d".
+        shown: As a listing calls it.
+        layers: How many there are.
+    """
+
+    kind: str
+    shown: str
+    layers: int
+
+    @property
+    def option(self) -> str:
+        """As `from_` takes it: "conv2d"."""
+        return option_of(self.kind)
+
+
+def left_of_other_kinds(options: Options, layers: Sequence[Layer], writing: Writing) -> tuple[OtherKind, ...]:
+    """What could be Linear too, and is of kinds that are taken only where they are named.
+
+    The plan says nothing of such layers, and who asks for Linear means them more often than not. None where the kinds
+    or the layers were chosen.
+
+    Args:
+        options: What is asked for.
+        layers: All layers of the source.
+        writing: What the way of writing asks of layers.
+    """
+    if options.kind != "Linear" or options.from_ or options.layer or options.like is not None:
+        return ()
+    request = requested(options, options.kind, writing)
+    return () if request.of_patches else tuple(_of_other_kinds(layers, request))
+
+
+def notes_on_other_kinds(options: Options, planned: Plan, left: Sequence[OtherKind]) -> tuple[str, ...]:
+    """A note on these layers; none where nothing changes, which `why_nothing` explains.
+
+    Args:
+        options: What is asked for.
+        planned: What is decided.
+        left: Such layers.
+    """
+    if not left or not planned.conversions or options.kind is None:
+        return ()
+    origins = requested(options, options.kind, Writing()).origins
+    kinds = tuple(dict.fromkeys((*map(option_of, origins), *(other.option for other in left))))
+    what = join_words([f"{other.layers:,} {_pointwise(other.shown)}" for other in left])
+    them = _them(sum(other.layers for other in left))
+    return (Wording(f"not converted: {what}; ", Option("from_", kinds), f" takes {them} too"),)
+
+
+def notes_beside_patches(options: Options, layers: Sequence[Layer], planned: Plan, writing: Writing) -> tuple[str, ...]:
+    """A note on pointwise layers beside convolutions over patches, of which one run takes the one or the other.
 
     Args:
         options: What is asked for.
@@ -121,18 +172,21 @@ def left_of_other_kinds(options: Options, layers: Sequence[Layer], planned: Plan
         planned: What is decided.
         writing: What the way of writing asks of layers.
     """
-    if options.kind != "Linear" or options.from_ or options.layer or options.like is not None:
+    if not options.patches or not planned.conversions or options.from_ or options.layer or options.like is not None:
         return ()
-    request = requested(options, options.kind, writing)
-    if request.of_patches or not planned.conversions:
+    pointwise = requested(replace(options, patches=False, from_=("any",)), "Linear", writing)
+    counts = Counter((one.layer.kind, shown_kind(one.layer.kind, one.layer.tags))
+                     for one in plan(layers, pointwise).conversions)  # fmt: skip
+    if not counts:
         return ()
-    found = _of_other_kinds(layers, request)
-    if not found:
-        return ()
-    kinds = tuple(dict.fromkeys(option_of(kind) for kind in (*request.origins, *(kind for kind, *_ in found))))
-    left = join_words([f"{number:,} {_pointwise(shown)}" for _, shown, number in found])
-    them = "it" if sum(number for *_, number in found) == 1 else "them"
-    return (Wording(f"not converted: {left}; ", Option("from_", kinds), f" takes {them} too"),)
+    what = join_words([f"{number:,} {_pointwise(shown)}" for (_, shown), number in counts.most_common()])
+    kinds = tuple(dict.fromkeys(option_of(kind) for kind, _ in counts))
+    without = Wording(Option("from_", kinds), " without ", Option("patches"))
+    return (Wording(f"not converted: {what}; another run, with ", without, f", takes {_them(counts.total())}"),)
+
+
+def _them(number: int) -> str:
+    return "it" if number == 1 else "them"
 
 
 def _no_layer(request: Request) -> str:
@@ -173,13 +227,16 @@ def _more_reasons(refused: Sequence[Refusal]) -> list[Wording]:
 def _other_kinds(layers: Sequence[Layer], request: Request) -> list[Wording]:
     """Options that take layers of other kinds, which would be converted then."""
     return [
-        Wording(Option("from_", option_of(kind)), f" takes {number:,} {kind if request.patches else _pointwise(shown)}")
-        for kind, shown, number in _of_other_kinds(layers, request)
+        Wording(
+            Option("from_", other.option),
+            f" takes {other.layers:,} {other.kind if request.patches else _pointwise(other.shown)}",
+        )
+        for other in _of_other_kinds(layers, request)
     ]
 
 
-def _of_other_kinds(layers: Sequence[Layer], request: Request) -> list[tuple[str, str, int]]:
-    """Kinds that are not asked for and would be converted: as PyTorch and as a listing calls them, and their number."""
+def _of_other_kinds(layers: Sequence[Layer], request: Request) -> list[OtherKind]:
+    """Kinds that are not asked for and would be converted."""
     if request.patch:
         return []
     every = Options(to=option_of(request.to), from_=("any",)).kinds
@@ -190,7 +247,7 @@ def _of_other_kinds(layers: Sequence[Layer], request: Request) -> list[tuple[str
     names = tuple(name for name in request.names if name.strip("*?."))
     could = plan(layers, replace(request, kinds=others, names=names))
     counts = Counter((one.layer.kind, shown_kind(one.layer.kind, one.layer.tags)) for one in could.conversions)
-    return [(kind, shown, number) for (kind, shown), number in counts.most_common()]
+    return [OtherKind(kind, shown, number) for (kind, shown), number in counts.most_common()]
 
 
 def _of_patches(layers: Sequence[Layer], request: Request, refused: Sequence[Refusal]) -> list[Wording]:

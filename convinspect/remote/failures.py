@@ -111,7 +111,9 @@ def of_exception(error: BaseException, path: Address) -> ConvInspectError:
         return NotThere("it is a folder, not a file", "give the address of a file in it", path)
     if isinstance(error, ValueError) and "rotocol not known" in str(error):
         return NotThere(f"fsspec knows no addresses that begin with {path.scheme}://", "fetch it first", path)
-    if path.scheme == "hf" and (type(error) is ValueError or "HFValidationError" in kinds):
+    # The last is what it says of `hf://` alone.
+    unnamed = type(error) is ValueError or "HFValidationError" in kinds or isinstance(error, NotImplementedError)
+    if path.scheme == "hf" and unnamed:
         return NotThere("it names no repository of the Hub", "give hf://OWNER/NAME", path)
     if isinstance(error, TimeoutError) or "FSTimeoutError" in kinds:
         return BrokenFile("its server did not answer in time", _AGAIN, path)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convinspect.errors import CannotShow
+from convinspect.errors import CannotShow, installing
 from convinspect.render.cells import cell_width, elide
 from convinspect.render.drawing import Drawing
 from convinspect.render.grids import name_of, size_of
@@ -62,7 +62,7 @@ def check_pillow() -> None:
         import PIL.ImageDraw  # noqa: F401
     except ImportError:
         raise CannotShow(
-            "pictures in .png and .gif need Pillow", "pip install pillow, or end the name in .svg"
+            "pictures in .png and .gif need Pillow", f"{installing('pillow')}, or end the name in .svg"
         ) from None
 
 

@@ -288,6 +288,9 @@ def plan_payload(job: Job) -> dict[str, Any]:
         "only_here": list(job.selection.only_here),
         "only_there": list(job.selection.only_there),
         "already": [refusal.name for refusal in plan.refusals if refusal.done],
+        "other_kinds": [
+            {"kind": other.kind, "from": other.option, "layers": other.layers} for other in job.other_kinds
+        ],
         "renamed": [{"from": old, "to": new} for old, new in (*_renamed(job), *_renamed_others(job))],
         "optimizer": {"tensors": len(followers.optimizer), "copies": len(followers.copies),
                       "roots": list(followers.roots), "left": [*followers.left, *followers.others],

@@ -10,6 +10,7 @@ from convinspect.errors import ConvInspectError
 from convinspect.formats.pieces import SHARDING, begins_in
 from convinspect.formats.sources import short_name
 from convinspect.formats.torch.objects import Objects, read_objects
+from convinspect.formats.torch.saved_arrays import are_arrays
 from convinspect.keys.pairing import Prefix, pair_keys
 from convinspect.keys.wrappers import clean_names
 from convinspect.records import Container, Module, Root
@@ -183,11 +184,12 @@ def _classes(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: module.class_name for name, module in checkpoint.modules.items()}
 
 
-def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool]:
-    """What decides how objects are stored: the container, whether it has an index, modules or plain dictionaries."""
+def _keeping(checkpoint: Checkpoint) -> tuple[Container, bool, bool, bool]:
+    """What decides how objects are stored: the container, whether it has an index, modules or arrays."""
     container = Container.TORCH_ZIP if checkpoint.container.torch_save else checkpoint.container
     indexed = container is Container.SAFETENSORS and checkpoint.shards > 0
-    return container, indexed, bool(checkpoint.root.modules)
+    arrays = container is Container.TORCH_ZIP and are_arrays(checkpoint.root.tensors)
+    return container, indexed, bool(checkpoint.root.modules), arrays
 
 
 def note_lost_state(*checkpoints: Checkpoint) -> Findings:

@@ -73,7 +73,7 @@ class _Attributed(NamedTuple):
 def _walk(pairs: Iterable[tuple[str, Any, Any]], before: Objects, after: Objects) -> Iterator[Difference | _Attributed]:
     """The differences below these pairs, and the dictionaries with attributes, which are left to the caller."""
     todo = list(pairs)
-    alone = before.alone and after.alone
+    arrays = before.arrays and after.arrays
     seen: set[tuple[int, int]] = set()
     # `_arguments` makes sets that nothing else refers to. They are kept here, since a freed set's id could be given to
     # another node, which would then count as seen.
@@ -87,7 +87,7 @@ def _walk(pairs: Iterable[tuple[str, Any, Any]], before: Objects, after: Objects
         seen.add((id(a), id(b)))
         if isinstance(a, Set) or isinstance(b, Set):
             made.append((a, b))
-        if (is_tensor(a) and is_tensor(b)) or (alone and before.is_tensor(a) and before.is_tensor(b)):
+        if (is_tensor(a) and is_tensor(b)) or (arrays and before.is_tensor(a) and before.is_tensor(b)):
             continue
         what = _differs(a, b) or _blobs_differ(a, b, before.read, after.read)
         if what is not None:

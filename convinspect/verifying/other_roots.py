@@ -75,7 +75,7 @@ def changed_alone(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edi
     moved = (*pairs.converted, *pairs.unproved, *pairs.reshaped)
     reshaped = [name for name in moved if name in before.tensors and name in after.tensors]
     changes = {(before.tensors[name].shape, after.tensors[name].shape) for name in reshaped}
-    roots_after = {root.path: root for root in after.roots}
+    roots_after = _beside(before, after)
     changed = {}
     for root in before.roots:
         if root.role not in ("ema", "optimizer") or root.path == before.root.path or root.path not in roots_after:
@@ -194,7 +194,7 @@ def compare_roots(
         transposed: Which of the model's weights are stored as (in, out).
         group: The ranks that compare them together.
     """
-    roots_after = {root.path: root for root in after.roots}
+    roots_after = _beside(before, after)
     emptied = emptied_optimizers(before, after)
     in_use = {before.root.path, *(root.path for root in parts_of(before))}
     parts = []
@@ -209,17 +209,25 @@ def compare_roots(
             parts.append(Findings(notes=(f"{gone}: a resumed run starts with empty state",)))
         elif len(after.roots) == 1:
             where = f"{short_name(after.path)}, a plain state_dict"
-            parts.append(
-                Findings(notes=(f"root {root.path} ({plural(len(root.tensors), 'tensor')}) is not in {where}",))
-            )
+            what = f"root {root.path or '.'} ({plural(len(root.tensors), 'tensor')})"
+            parts.append(Findings(notes=(f"{what} is not in {where}",)))
         else:
-            parts.append(Findings(missing=(f"root {root.path}",)))
+            parts.append(Findings(missing=(f"root {root.path or '.'}",)))
     return merged(parts)
+
+
+def _beside(before: Checkpoint, after: Checkpoint) -> dict[str, Root]:
+    """The second file's roots by path, without the one in use where that is another than the first file's.
+
+    What lay at `model` is a plain state_dict then, and not what lay beside `model` at the top.
+    """
+    in_use = after.root.path if after.root.path != before.root.path else None
+    return {root.path: root for root in after.roots if root.path != in_use}
 
 
 def not_followed(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit]) -> Findings:
     """Copies and optimizer state in other roots that did not change together with their weights."""
-    roots_after = {root.path: root for root in after.roots}
+    roots_after = _beside(before, after)
     pairs = [(root, roots_after[root.path]) for root in before.roots if root.path in roots_after]
     return Findings(
         {

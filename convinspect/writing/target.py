@@ -55,7 +55,7 @@ def check_target(source: Path, target: Path, in_place: bool, force: bool) -> Non
         (
             in_place and isinstance(source, Address),
             "it lies elsewhere, and is only read there",
-            Wording("give a ", Option("target", None), " on this machine"),
+            Wording("write a new file on this machine with ", Option("target", None)),
             source,
         ),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,38 @@ def test_pointwise_layers_of_kinds_that_were_not_taken_are_named_and_the_advice_
     assert f"{said}{advice}" in run("convert", source, "--to", "linear", "--dry-run").stderr
     job = convert(source, tmp_path / "c.pt", to="linear")
     assert any(f"{said}from_=('conv1d', 'conv2d', 'conv3d')" in note for note in job.notes)
-    done = run("convert", source, "-o", tmp_path / "all.pt", "--to", "linear", *advice.split())
+    kinds = [("Conv2d", "conv2d", 2), ("Conv3d", "conv3d", 1)]
+    told = [{"kind": kind, "from": option, "layers": number} for kind, option, number in kinds]
+    payload = run("convert", source, "--to", "linear", "--dry-run", "--json").stdout
+    assert json.loads(payload)["other_kinds"] == told
+    done = run("convert", source, "-o", tmp_path / "all.pt", "--to", "linear", *advice.split(), "--json")
+    assert json.loads(done.stdout)["other_kinds"] == []
     assert "not converted" not in done.stderr
     assert [len(load(tmp_path / "all.pt")[f"{n}.weight"].shape) for n in range(5)] == [2, 2, 2, 2, 4]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_pointwise_layers_beside_patches_are_named_and_the_other_run_takes_them(tmp_path: Path, number: int) -> None:
+    layers = [nn.Conv2d(6, 6, 1) for _ in range(number)]
+    model = nn.ModuleDict({"patch_embed": nn.Conv2d(3, 6, 4, 4), **{f"pw{n}": each for n, each in enumerate(layers)}})
+    source = _saved(tmp_path, model)
+    done = run("convert", source, "-o", tmp_path / "b.pt", "--to", "linear", "--patches")
+    them = "it" if number == 1 else "them"
+    said = f"not converted: {number} pointwise Conv2d; another run, with --from conv2d without --patches, takes {them}"
+    assert f"note: {said}\n" in done.stderr
+    assert (
+        "not converted"
+        not in run("convert", source, "--to", "linear", "--patches", "--layer", "patch_embed", "-n").stderr
+    )
+    again = run("convert", tmp_path / "b.pt", "-o", tmp_path / "c.pt", "--to", "linear", "--from", "conv2d")
+    assert again.returncode == 0, again.stderr
+    assert {len(tensor.shape) for key, tensor in load(tmp_path / "c.pt").items() if "weight" in key} == {2}
+
+
+def test_programs_are_told_of_them_where_nothing_is_converted_too(tmp_path: Path) -> None:
+    source = _saved(tmp_path, nn.Sequential(nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 3)))
+    payload = run("convert", source, "--to", "linear", "--dry-run", "--json").stdout
+    assert json.loads(payload)["other_kinds"] == [{"kind": "Conv2d", "from": "conv2d", "layers": 1}]
 
 
 @pytest.mark.parametrize(

@@ -146,5 +146,8 @@ def test_without_pillow_a_picture_ends_with_what_to_install(
         monkeypatch.setitem(sys.modules, name, None)
     ended = run_in_process(monkeypatch, capsys, "explain", "-o", tmp_path / f"x{suffix}")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "error: pictures in .png and .gif need Pillow; pip install pillow, or end the name in .svg\n"
+    assert (
+        ended.err
+        == "error: pictures in .png and .gif need Pillow; python -m pip install pillow, or end the name in .svg\n"
+    )
     assert list(tmp_path.iterdir()) == []

@@ -244,6 +244,61 @@ def test_what_was_pickled_out_of_band_is_said(tmp_path: Path) -> None:
     assert "has no numbers in A: they were pickled out of band" in compared
 
 
+@pytest.mark.parametrize("args", [b"cos\nsystem\n(VTRUE\ntNN", b"NNNN", b"cnumpy.core.multiarray\n_reconstruct\n", b""])
+def test_what_dill_would_call_is_not_taken_for_an_array(tmp_path: Path, args: bytes) -> None:
+    """`_create_array` calls its first argument."""
+    path = tmp_path / "m.pkl"
+    sound = pickle.dumps({"w": np.ones((2, 2))}, 2)
+    assert sound[:3] == b"\x80\x02}"
+    path.write_bytes(sound[:-1] + b"X\1\0\0\0vcdill._dill\n_create_array\n(" + args + b"tRs.")
+    ended = run("shapes", path, "--all")
+    assert (ended.returncode, ended.stderr.count("\n")) in ((0, 0), (2, 1)), ended
+    assert "\nv " not in ended.stdout
+    assert run("check", path).returncode == (1 if ended.returncode == 0 else 2)
+
+
+def test_half_complex_numbers_keep_their_dtype(tmp_path: Path) -> None:
+    """They lie in a byte string, at any offset, and numpy has no such numbers."""
+    path, target = tmp_path / "m.pkl", tmp_path / "m.pt"
+    numbers = torch.view_as_complex(torch.arange(8.0).half().view(4, 2))
+    for front in range(4):
+        state = {"x" * (front + 1): torch.ones(1, dtype=torch.uint8), "c": numbers, "v": numbers[1:3]}
+        path.write_bytes(pickle.dumps(state))
+        assert not run("convert", path, "-o", target, "--force").returncode
+        new = torch.load(target)
+        assert [new[key].dtype for key in ("c", "v")] == [torch.complex32] * 2
+        assert torch.equal(torch.view_as_real(new["c"]), torch.view_as_real(numbers))
+        assert torch.equal(torch.view_as_real(new["v"]), torch.view_as_real(numbers[1:3]))
+        assert not run("verify", path, target).returncode
+
+
+@pytest.mark.parametrize("value", [{("a", 1): 0, 3: 1, None: 2, b"x": 3}, {"0": 0, 0: 1}])
+def test_no_tensor_takes_the_place_of_another(tmp_path: Path, value: dict[Any, int]) -> None:
+    """Keys that are no text are shown as text, or by their place."""
+    path = pickled(tmp_path / "m.pkl", {key: torch.full((2,), number) for key, number in value.items()}, 4)
+    assert len(Checkpoint(read_contents(path)).tensors) == len(value)
+    for suffix in (".pt", ".safetensors"):
+        ended = run("convert", path, "-o", tmp_path / f"new{suffix}")
+        assert (ended.returncode, (tmp_path / f"new{suffix}").exists()) == (2, False)
+        assert "two of its tensors would be called" in ended.stderr
+
+
+def test_nothing_is_written_where_no_tensor_could_be(tmp_path: Path) -> None:
+    value = {"n": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])}
+    ended = run("convert", pickled(tmp_path / "m.pkl", value, 2), "-o", tmp_path / "new.pt")
+    assert (ended.returncode, (tmp_path / "new.pt").exists()) == (2, False)
+    assert "it has no tensor of plain numbers to save" in ended.stderr
+
+
+def test_arrays_beside_tensors_are_no_modules_of_flax(tmp_path: Path) -> None:
+    state = {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)}
+    value = {"w": np.ones((3, 4)), "model": state, "scaler": {"mean": np.zeros(4), "std": np.ones(4)}}
+    roots = read_contents(pickled(tmp_path / "m.pkl", value, 4)).roots
+    assert {root.path: [tensor.key for tensor in root.tensors] for root in roots} == {
+        "": ["w"], "model": ["0.weight", "0.bias"], "scaler": ["mean", "std"]
+    }  # fmt: skip
+
+
 def test_arrays_among_tensors_are_counted(tmp_path: Path) -> None:
     path = pickled(tmp_path / "m.pkl", {"a": np.ones((2, 2)), "b": torch.ones(3), "c": np.ones(2)}, 4)
     assert "2 of its tensors are NumPy arrays" in read_contents(path).notes

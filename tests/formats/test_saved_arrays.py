@@ -68,6 +68,24 @@ def test_its_tensors_are_written_as_a_state_dict(saved: Any, tmp_path: Path, suf
     assert "_reconstruct" not in done.stderr
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_written_of_it_verifies(saved: Any, tmp_path: Path, suffix: str) -> None:
+    """Numbers beside the arrays, and how arrays are rebuilt, are no part of a plain state_dict."""
+    value = {"fc.weight": np.ones((4, 3), "f4"), "lr": np.float32(0.1), "step": 3}
+    path, target = saved(value, protocol=4), tmp_path / f"x{suffix}"
+    assert not run("convert", path, "-o", target, "--state-dict").returncode
+    done = run("verify", path, target)
+    assert not done.returncode, done.stdout
+    assert "different kinds, so objects beside the tensors were not compared" in done.stdout
+    assert not run("verify", path, path).returncode
+    other = tmp_path / "other.pt"
+    torch.save(value | {"step": 4}, other, pickle_protocol=4)
+    done = run("verify", path, other)
+    assert done.returncode == 1
+    assert "step: an object beside the tensors differs" in done.stdout
+    assert "fc.weight" not in done.stdout
+
+
 def test_its_header_is_not_edited(saved: Any, tmp_path: Path) -> None:
     """An array's pickle has no size of it that could change, so that a new file is a plain state_dict."""
     path, target = saved(ARRAYS, protocol=4), tmp_path / "new.pt"

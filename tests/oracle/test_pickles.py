@@ -117,6 +117,21 @@ def test_cloudpickle(tmp_path: Path) -> None:
         assert layers_at(path)["conv"].evidence == "module"
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_dill(tmp_path: Path, protocol: int) -> None:
+    """It writes arrays in a way of its own, with what each is rebuilt by as an argument."""
+    dill = pytest.importorskip("dill")
+    path = tmp_path / "m.pkl"
+    arrays = {"fc.weight": np.ones((4, 3), "f4"), "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
+    path.write_bytes(dill.dumps(arrays, protocol=protocol))
+    check(path, dill.loads(path.read_bytes()))
+    assert facts(layers_at(path)["fc"]) == ("Linear", 3, 4, ())
+    for model in (Net(), Net().state_dict()):
+        path.write_bytes(dill.dumps(model, protocol=protocol))
+        state = model.state_dict() if isinstance(model, nn.Module) else model
+        check(path, {key: one.detach() for key, one in state.items()})
+
+
 def test_flax(tmp_path: Path) -> None:
     linen: Any = pytest.importorskip("flax.linen")
     jax: Any = pytest.importorskip("jax")

@@ -414,6 +414,26 @@ def test_long_names_have_lines_on_a_narrow_page(browser: Chrome, folder: Path, p
     assert max(heights) < 35, "a line for each where there is room"
 
 
+def test_shapes_are_whole_on_a_narrow_page(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
+    """The last axis is what the page is read for: a pointwise kernel's is 1."""
+    shapes = [(1024, 128, 1), (5120, 1280, 1, 1), (8, 4)]
+    files = [folder / "wide.pt", folder / "wide_other.pt"]
+    for path, more in zip(files, ((), (1,)), strict=True):
+        torch.save({f"layer{n}.weight": torch.zeros(*shape, *more) for n, shape in enumerate(shapes)}, path)
+    for given in (files[:1], files):
+        emulate(browser, 400, 2400)
+        browser.get(pages(*given))
+        settle(browser)
+        cut: list[str] = browser.execute_script(
+            "return [...document.querySelectorAll('.under')].filter((box) => box.offsetParent !== null"
+            " && (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 2))"
+            ".map((box) => box.textContent);"
+        )
+        shown = browser.find_elements("css selector", "tr.row .under")
+        assert shown
+        assert cut == []
+
+
 @pytest.mark.parametrize("width", [800, 1000, 1200, 1500])
 def test_no_number_is_cut_and_names_have_room(
     browser: Chrome, folder: Path, pages: Callable[..., str], width: int

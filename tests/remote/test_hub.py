@@ -88,8 +88,9 @@ def test_what_is_not_there(hub: Server) -> None:
         with pytest.raises(ConvInspectError) as raised_of_none:
             convinspect.open(address)
         assert "\n" not in str(raised_of_none.value)
-    with pytest.raises(NotThere, match="names no repository of the Hub; give hf://OWNER/NAME"):
-        convinspect.open("hf://org")
+    for address in ("hf://org", "hf://"):
+        with pytest.raises(NotThere, match="names no repository of the Hub; give hf://OWNER/NAME"):
+            convinspect.open(address)
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500])

@@ -88,7 +88,9 @@ def test_a_distributed_checkpoint_in_a_bucket(s3: Any) -> None:
 def test_a_distributed_checkpoint_in_a_bucket_is_converted(s3: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.distributed.checkpoint.save(torch.nn.Conv1d(3, 4, 1).state_dict(), checkpoint_id=tmp_path / "dcp")
+        torch.distributed.checkpoint.save(  # type: ignore[attr-defined]
+            torch.nn.Conv1d(3, 4, 1).state_dict(), checkpoint_id=tmp_path / "dcp"
+        )
     s3.put(str(tmp_path / "dcp"), "bucket/converted", recursive=True)
     for source, target in ((tmp_path / "dcp", "here"), ("s3://bucket/converted", "there")):
         ended = call_main("convert", source, "-o", tmp_path / target, "--to", "linear")

@@ -36,6 +36,8 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver: Chrome = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
+        # The page that it starts with goes on loading its own parts, which a slow machine would see within a test.
+        driver.get("about:blank")
         yield driver
     finally:
         driver.quit()

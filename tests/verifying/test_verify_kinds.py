@@ -483,3 +483,14 @@ def test_a_convolution_of_gpt2s_names_is_out_in_once_converted(
     assert verify(tmp_path / "a.pt", tmp_path / "b.pt", layer=layer).equal
     torch.save({"h.c_attn.weight": torch.randn(shape[:2])}, tmp_path / "b.pt")
     assert not verify(tmp_path / "a.pt", tmp_path / "b.pt", layer=layer).equal
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_lies_at_the_top_beside_the_model_is_not_the_plain_state_dict(tmp_path: Path, suffix: str) -> None:
+    """Both are roots without a path."""
+    net = nn.Sequential(nn.Conv1d(3, 4, 1))
+    torch.save({"model": net.state_dict(), "mean": torch.zeros(3), "std": torch.ones(3)}, tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / f"b{suffix}", Options(to="linear", state_dict=True))
+    report = verify(tmp_path / "a.pt", tmp_path / f"b{suffix}")
+    assert report.equal, report
+    assert f"root . (2 tensors) is not in b{suffix}, a plain state_dict" in report.notes

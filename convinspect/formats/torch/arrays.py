@@ -1,7 +1,8 @@
 """NumPy arrays in a pickle, as tensors over the bytes that the pickle has of them.
 
 What they are rebuilt by: `_reconstruct` with the state that `numpy.ndarray.__setstate__` takes, `_frombuffer` from
-protocol 5 on (numpy/_core/numeric.py), and JAX's `_reconstruct_array` around the first (jax/_src/array.py).
+protocol 5 on (numpy/_core/numeric.py), and around the first JAX's `_reconstruct_array` (jax/_src/array.py) and dill's
+`_create_array` (dill/_dill.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _NAMES = re.compile(
     r"numpy\._?core\.(?:multiarray\._reconstruct|numeric\._frombuffer)"
     r"|numpy\.ma\.core\._mareconstruct"
     r"|jax\._src\.(?:array\._reconstruct_array|device_array\.reconstruct_device_array)"
+    r"|dill\._dill\._create_array"
 )
 NAMES = frozenset(
     {
@@ -59,7 +61,7 @@ class _Parts(NamedTuple):
 
 def is_array(name: str) -> bool:
     """Whether a function of this name rebuilds an array."""
-    return name.startswith(("numpy.", "jax.")) and _NAMES.fullmatch(name) is not None
+    return name.startswith(("numpy.", "jax.", "dill.")) and _NAMES.fullmatch(name) is not None
 
 
 def is_of_numbers(node: Call) -> bool:
@@ -119,12 +121,19 @@ def _parts(name: str, node: Call) -> _Parts | None:
     args = arguments(node)
     if name.endswith("_frombuffer"):
         return _from_buffer(node, args)
-    state = args[2] if name.startswith("jax.") else next(reversed(node.states), None)
+    if name.startswith("dill.") and not _is_reconstruct(args[0]):
+        # It calls whatever it is given.
+        return None
+    state = next(reversed(node.states), None) if name.startswith("numpy.") else args[2]
     if not isinstance(state, Tuple) or len(state.items) not in (4, 5):
         # Subclasses may have more, and the very first NumPy had no version in it.
         return None
     shape, dtype, is_reversed, data = state.items[-4:]
     return _Parts(_shape(shape), dtype, bool(is_reversed), None, data, state.starts[-1])
+
+
+def _is_reconstruct(node: Any) -> bool:
+    return isinstance(node, Global) and node.qualified.startswith("numpy.") and node.name == "_reconstruct"
 
 
 def _from_buffer(node: Call, args: Sequence[Any]) -> _Parts:

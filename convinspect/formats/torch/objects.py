@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from convinspect.errors import ConvInspectError
 from convinspect.formats.files import File
-from convinspect.formats.pickle.machine import Read, reader
+from convinspect.formats.pickle.machine import Read, Walk, reader
 from convinspect.formats.pickle.record import Pickle
 from convinspect.formats.pickle.values import Call, Dict, Global, Tuple
 from convinspect.formats.places import is_folder
@@ -19,6 +19,7 @@ from convinspect.formats.torch.legacy import is_legacy, pickles
 from convinspect.formats.torch.nodes import function_name, pairs_of
 from convinspect.formats.torch.paddle import without_parts
 from convinspect.formats.torch.plain_pickle import is_pickle, walked_plain
+from convinspect.formats.torch.saved_arrays import holds_arrays
 from convinspect.formats.torch.tensors import no_storage, tensor_of
 from convinspect.formats.zip.archive import Archive
 from convinspect.formats.zip.structures import is_zip
@@ -28,18 +29,18 @@ _DEEPEST = 4
 
 
 class Objects(NamedTuple):
-    """A file's tree, a reader of the stream that it was built from, and whether it is a pickle of its own.
+    """A file's tree, a reader of the stream that it was built from, and whether arrays are tensors too.
 
-    In such a pickle arrays are tensors too, and storages lie in byte strings.
+    They are in a pickle of its own, where storages lie in byte strings, and in what `torch.save` wrote of arrays alone.
     """
 
     tree: Any
     read: Read
-    alone: bool = False
+    arrays: bool = False
 
     def is_tensor(self, node: Any) -> bool:
         """Whether a node is listed as a tensor."""
-        if not self.alone or not isinstance(node, Call):
+        if not self.arrays or not isinstance(node, Call):
             return is_tensor(node)
         return is_of_numbers(node) or (function_name(node) or "").startswith("torch._utils._rebuild_")
 
@@ -63,13 +64,19 @@ def read_objects(path: Path, pickle: Pickle | None = None) -> Objects | None:
             if "data.pkl" not in archive.records:
                 return None
             tree = walked(archive) if pickle is None else pickle.tree
-            return Objects(tree.value, reader(archive.read("data.pkl")))
+            return Objects(tree.value, reader(archive.read("data.pkl")), _is_of_arrays(tree))
         if is_legacy(file):
-            return Objects((pickle or pickles(file)).tree.value, _stream_of(path))
+            tree = (pickle or pickles(file)).tree
+            return Objects(tree.value, _stream_of(path), _is_of_arrays(tree))
         if not is_pickle(file):
             return None
         tree = walked_plain(file) if pickle is None else pickle.tree
         return Objects(without_parts(tree.value), _stream_of(path), True)
+
+
+def _is_of_arrays(tree: Walk) -> bool:
+    """Whether a pickle of `torch.save` holds arrays, and no tensor."""
+    return not tree.persistent and holds_arrays(tree)
 
 
 def _stream_of(path: Path) -> Read:

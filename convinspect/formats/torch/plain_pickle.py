@@ -101,7 +101,8 @@ def read_plain_pickle(file: File, pickle: Pickle | None = None) -> Contents:
     if not any(root.tensors or root.others for root in roots):
         raise other_pickle(file)
     paddle = as_paddle_reads(roots, tree.value, strings)
-    roots = joined(paddle.roots) if strings.arrays else paddle.roots
+    of_arrays = strings.arrays >= sum(len(root.tensors) for root in roots)
+    roots = joined(paddle.roots) if strings.arrays and of_arrays else paddle.roots
     return Contents(
         file.path,
         Container.JOBLIB if has_wrapper(tree.globals) else Container.PICKLE,

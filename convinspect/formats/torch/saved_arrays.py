@@ -23,6 +23,14 @@ def holds_arrays(tree: Walk) -> bool:
     return any(is_array(name) or is_from_array(name) for name in tree.globals)
 
 
+def are_arrays(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors of what `torch.save` wrote are arrays, whose pickle has no sizes of tensors."""
+    if not tensors or any(tensor.spans is not None or tensor.subclass is not None for tensor in tensors):
+        return False
+    # Tensors without numbers were described by somebody, not read from a pickle.
+    return all(tensor.storage is not None and tensor.layout in ("strided", "compressed") for tensor in tensors)
+
+
 def settled(roots: Sequence[Root], strings: Strings) -> tuple[tuple[Root, ...], tuple[str, ...], bool]:
     """The roots with those arrays alone that are tensors, lines that say so, and whether these are all.
 

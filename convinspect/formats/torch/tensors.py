@@ -44,7 +44,7 @@ _FROM_TYPE = {
     "torch._tensor._rebuild_from_type_v2",
     "torch.tensor._rebuild_from_type",
 }
-_ARRAYS = ("numpy.", "jax.")
+_ARRAYS = ("numpy.", "jax.", "dill.")
 _SPARSE = {"torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor"}
 _FROM_ARRAY = {
     "torch._utils._rebuild_device_tensor_from_numpy",

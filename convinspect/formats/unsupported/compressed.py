@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from shlex import quote
 
+from convinspect.errors import installing
 from convinspect.formats.unsupported.kinds import COMPRESSIONS, ZLIB, Compression, Kind
 from convinspect.formats.unsupported.tar import is_tar
 
@@ -28,7 +29,7 @@ def kind_of_compressed(head: bytes, name: str) -> Kind | None:
     unpacked = name.removesuffix(found.suffix) if name.endswith(found.suffix) else f"{name}.unpacked"
     command = f"unpack it first: {found.command} {quote(name)} > {quote(unpacked)}"
     if found.name == "lz4" and find_spec("lz4") is None:
-        command = f"python -m pip install lz4, which reads it here; or {command}"
+        command = f"{installing('lz4')}, which reads it here; or {command}"
     return Kind(f"{found.name}-compressed", command)
 
 

@@ -18,6 +18,9 @@ _COMPRESSED = 1 << 14
 """Bytes of a compressed file that hold more than a header's worth of what is in it."""
 _TORCH_TAR = {b"sys_info", b"pickle", b"tensors", b"storages"}
 """The records of the first `torch.save`. Depending on the tool, any of them comes first."""
+_NUMBER = rb"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+_JSON = re.compile(rb"\{\s*[\"}]|\[\s*(?:[\"{\[\]]|(?:true|false|null|%s)\s*(?:,|\]\s*\Z))" % _NUMBER)
+"""How a JSON object or array begins, in small letters. Lines of a log, and TOML files, begin with "[" too."""
 _LFS = b"version https://git-lfs"
 _AGAIN = "download it again"
 
@@ -64,7 +67,7 @@ def _kind_of_text(head: bytes) -> Kind | None:
         return kinds.OPENVINO if b"<net " in text else kinds.XML
     if not _is_text(head):
         return None
-    return kinds.JSON if text.startswith((b"{", b"[")) else kinds.TEXT
+    return kinds.JSON if _JSON.match(text) else kinds.TEXT
 
 
 def _lfs_pointer(head: bytes) -> Kind:

@@ -13,7 +13,8 @@ function columnsOf(model) {
   const layers = model.layers;
   const whole = model.totals.parameters || model.layers.reduce((sum, layer) => sum + layer.params, 0);
   const columns = [
-    { key: "name", title: "name", sort: (layer) => layer.name, cell: (layer) => nameCell(layer.name, `${layer.kind} ${layer.shape}`) },
+    { key: "name", title: "name", sort: (layer) => layer.name, under: (layer) => `${layer.kind} ${unbroken(layer.shape)}`,
+      cell: (layer) => nameCell(layer.name, `${layer.kind} ${unbroken(layer.shape)}`) },
     { key: "kind", title: "kind", wide: Math.min(longest(layers, (layer) => layer.kind), 20),
       sort: (layer) => layer.kind, cell: (layer) => layer.kind },
     { key: "shape", title: "weight", wide: Math.min(longest(layers, (layer) => layer.shape), 22),
@@ -40,6 +41,11 @@ function columnsOf(model) {
 
 function stdOf(layer) {
   return layer.std === null || layer.std === undefined ? "" : figure(layer.std);
+}
+
+/** A shape that a line does not end in. */
+function unbroken(shape) {
+  return shape.replaceAll(" ", "\u00a0");
 }
 
 /** A name, of which the beginning is left out where there is no room: names differ most at their ends. */
@@ -161,7 +167,7 @@ function showOne(page, model) {
 
 /** Of a difference what narrow screens have room for: both shapes where they differ, else what differs. */
 function shapesOf(row) {
-  return row.a && row.b && row.a !== row.b ? `${row.a} · ${row.b}` : `${row.kind}: ${row.a || row.b || "–"}`;
+  return row.a && row.b && row.a !== row.b ? `${unbroken(row.a)} · ${unbroken(row.b)}` : `${row.kind}: ${row.a || row.b || "–"}`;
 }
 
 /** One row of the differences. */
@@ -183,7 +189,8 @@ class Difference {
 function showTwo(page, models, diff) {
   const rows = diff.rows.map((row) => new Difference(row, diff.texts, models));
   const columns = [
-    { key: "name", title: "name", sort: (row) => row.name, cell: (row) => nameCell(row.name, shapesOf(row)) },
+    { key: "name", title: "name", sort: (row) => row.name, under: shapesOf,
+      cell: (row) => nameCell(row.name, shapesOf(row)) },
     { key: "difference", title: "difference", wide: longest(rows, (row) => row.kind) + 2, sort: (row) => row.kind,
       cell: (row) => make("span", { class: `tag ${diff.styles[row.kind] || ""}`, text: row.kind }) },
     { key: "sidea", title: "A", wide: Math.min(longest(rows, (row) => row.a), 22), cell: (row) => row.a || "–" },

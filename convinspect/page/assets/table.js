@@ -4,6 +4,7 @@ const AROUND = 12; // Rows that are kept ready above and below the view.
 const MOST_PRINTED = 3000;
 const NAME_LETTERS = 34; // Of a name, before other columns go.
 const MOST_LINES = 4; // Of a name, in a narrow window.
+const MOST_UNDER = 2; // Lines of what stands below it there.
 
 /** How many lines of so many letters a name fills, which breaks behind dots, and elsewhere where it must. */
 function linesOf(name, letters) {
@@ -217,6 +218,9 @@ class Table {
     const fitting = Math.max(1, Math.floor((this.titles[0].offsetWidth - 34) / letter));
     const needed = this.every.reduce((most, row) => Math.max(most, linesOf(row.name, fitting)), 1);
     this.element.style.setProperty("--lines", Math.min(MOST_LINES, needed));
+    const smaller = fitting * 13 / 12 - 1;
+    const under = this.every.some((row) => this.columns[0].under(row).length > smaller) ? MOST_UNDER : 1;
+    this.element.style.setProperty("--under", under);
   }
 
   /** Marks names of which not all is in view. */
