@@ -65,8 +65,8 @@ def asked_for(browser: Chrome) -> dict[str, str]:
         named.setdefault(event["method"], []).append(event["params"])
     refused = {each["requestId"]: each.get("blockedReason", "") for each in named.get("Network.loadingFailed", [])}
     asked = named.get("Network.requestWillBeSent", [])
-    addresses = {each["request"]["url"]: refused.get(each["requestId"], "") for each in asked}
-    return {address: why for address, why in addresses.items() if not address.startswith("chrome:")}
+    by_pages = [each for each in asked if not each["documentURL"].startswith("chrome:")]
+    return {each["request"]["url"]: refused.get(each["requestId"], "") for each in by_pages}
 
 
 def emulate(browser: Chrome, width: int, height: int, dark: bool = False) -> None:
