@@ -20,10 +20,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_fork_server_is_left() -> Iterator[None]:
-    """The process that starts the program ends with the tests, in time for its coverage to be counted."""
+    """The processes that start the program end with the tests, in time for their coverage to be counted."""
     yield
     if "support.program" in sys.modules:
-        sys.modules["support.program"].end_fork_server()
+        sys.modules["support.program"].end_fork_servers()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

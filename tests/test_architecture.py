@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent.parent / "convinspect"
 
@@ -75,59 +75,103 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path, top_only: bool = False) -> set[str]:
-    """Dotted names that a module imports, lazily or not, but for type checking."""
+class Facts(NamedTuple):
+    """What a module's text says.
+
+    Attributes:
+        every: Dotted names that it imports, lazily or not, but for type checking.
+        top: Those that it imports as it is imported.
+        calls: What it calls, as it is written.
+        functions: Lines of each function without its docstring, by its name and its class's.
+    """
+
+    every: frozenset[str]
+    top: frozenset[str]
+    calls: frozenset[str]
+    functions: dict[str, int]
+
+
+@cache
+def facts(path: Path) -> Facts:
+    """A module's facts; parsing all of them takes seconds, so each is parsed once."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    guarded = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    nodes = ast.iter_child_nodes(tree) if top_only else ast.walk(tree)
-    found: set[str] = set()
-    for node in nodes:
-        if id(node) in guarded:
+    at_top = set(map(id, tree.body))
+    every, top, calls, functions = set(), set(), set(), {}
+    # With the class that a node stands in, if it is the class's own.
+    waiting: list[tuple[ast.AST, str]] = [(tree, "")]
+    while waiting:
+        node, owner = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = _imported(node)
+            every |= names
+            top |= names if id(node) in at_top else set()
+        elif isinstance(node, ast.Call):
+            calls.add(ast.unparse(node.func))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            functions[owner + node.name] = _length(node)
+        inner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        waiting += [(child, inner) for child in ast.iter_child_nodes(node)]
+    return Facts(frozenset(every), frozenset(top), frozenset(calls), functions)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    here = part_of(path)
-    if here == "__init__":
-        return
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "convinspect" or len(parts) < 2 or parts[1] == "__version__":
-            continue
-        there = parts[1]
-        assert there in LEVEL, f"{there} has no place in the layers"
-        assert LEVEL[there] <= LEVEL[here], f"{here} imports {there}"
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    return {f"{node.module}.{alias.name}" for alias in node.names} if node.module else set()
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_heavy_and_foreign_packages_stay_where_they_belong(path: Path) -> None:
-    every, top = imports(path), imports(path, top_only=True)
-    assert not any(name.split(".")[0] == "click" for name in every)
-    assert dotted(path) in LIVE or not any(name.split(".")[0] in ("torch", "safetensors") for name in top)
-    if part_of(path) not in ("render", "showing", "browsing", "cli"):
-        assert not any(name.split(".")[0] in ("rich", "typer") for name in every)
-    assert not any(name.split(".")[0] in ("pickle", "_pickle", "dill", "cloudpickle", "joblib") for name in every)
+def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    first = node.body[0]
+    if ast.get_docstring(node) is not None and first.end_lineno is not None:
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_executes_what_a_file_says(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in ("eval", "exec", "compile", "__import__", "torch.load")
-            # The user's own code is named on the command line, never by a file.
-            assert called != "importlib.import_module" or dotted(path) == "modules.user_code"
+def test_facts_are_those_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "one.py"
+    path.write_text(
+        "import a.b\nfrom c import d\nif TYPE_CHECKING:\n    import e\nclass F:\n    def g(self):\n"
+        '        """Text.\n\n        More.\n        """\n        from h import i\n        i.j(eval(k))\n'
+    )
+    assert facts(path) == Facts(
+        frozenset({"a.b", "c.d", "h.i"}), frozenset({"a.b", "c.d"}), frozenset({"i.j", "eval"}), {"F.g": 3}
+    )
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in modules():
+        here = part_of(path)
+        for name in facts(path).every if here != "__init__" else ():
+            parts = name.split(".")
+            if parts[0] != "convinspect" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            assert parts[1] in LEVEL, f"{parts[1]} has no place in the layers"
+            if LEVEL[parts[1]] > LEVEL[here]:
+                wrong.append(f"{dotted(path)} imports {name}")
+    assert not wrong
+
+
+def test_heavy_and_foreign_packages_stay_where_they_belong() -> None:
+    wrong = []
+    for path in modules():
+        every, top = ({name.split(".")[0] for name in names} for names in (facts(path).every, facts(path).top))
+        elsewhere = {"click", "pickle", "_pickle", "dill", "cloudpickle", "joblib"}
+        if part_of(path) not in ("render", "showing", "browsing", "cli"):
+            elsewhere |= {"rich", "typer"}
+        found = (every & elsewhere) | (set() if dotted(path) in LIVE else top & {"torch", "safetensors"})
+        wrong += [f"{dotted(path)} imports {name}" for name in found]
+    assert not wrong
+
+
+def test_nothing_executes_what_a_file_says() -> None:
+    for path in modules():
+        assert not facts(path).calls & {"eval", "exec", "compile", "__import__", "torch.load"}, path
+        # The user's own code is named on the command line, never by a file.
+        assert "importlib.import_module" not in facts(path).calls or dotted(path) == "modules.user_code"
 
 
 TESTS = Path(__file__).resolve().parent
@@ -141,10 +185,11 @@ def test_folders_of_tests_are_those_of_packages() -> None:
     assert folders - OTHER_FOLDERS <= {part_of(path) for path in modules()}
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
-def test_no_test_module_imports_another(path: Path) -> None:
+def test_no_test_module_imports_another() -> None:
     """What two of them use lies in `support`; what two of its modules use is no test."""
-    assert not any(part.startswith("test_") for name in imports(path) for part in name.split(".")[:-1] or [name])
+    for path in TESTS.rglob("*.py"):
+        names = facts(path).every
+        assert not any(part.startswith("test_") for name in names for part in name.split(".")[:-1] or [name]), path
 
 
 def test_every_module_has_its_place() -> None:
@@ -161,7 +206,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     arrows: dict[str, set[str]] = {}
     for path in modules():
         arrows[dotted(path)] = set()
-        for imported in imports(path):
+        for imported in facts(path).every:
             parts = imported.split(".")[1:] if imported.startswith("convinspect.") else []
             # A name may be a module's, or of something in it.
             target = next((name for n in (len(parts), len(parts) - 1) if (name := ".".join(parts[:n])) in names), None)
@@ -191,19 +236,5 @@ LONG = {"Machine.run"}
 
 def test_functions_stay_small() -> None:
     """At most 60 lines, without the docstring."""
-    long = {}
-    for path in modules():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        owners = {
-            id(item): node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for item in node.body
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
-                lines = node.end_lineno - node.lineno + 1
-                first = node.body[0]
-                if ast.get_docstring(node) is not None and first.end_lineno is not None:
-                    lines -= first.end_lineno - first.lineno + 1
-                name = f"{owners[id(node)]}.{node.name}" if id(node) in owners else node.name
-                if lines > 60 and name not in LONG:
-                    long[f"{dotted(path)}.{name}"] = lines
-    assert not long
+    sizes = {(dotted(path), name): lines for path in modules() for name, lines in facts(path).functions.items()}
+    assert not {where: lines for where, lines in sizes.items() if lines > 60 and where[1] not in LONG}

@@ -17,7 +17,7 @@ import torch
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 
-from support.in_process import Ended, call_main
+from support.in_process import Ended, build_commands_once, call_main
 from support.paths import FIXTURES, ROOT, STNKD
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
@@ -164,6 +164,7 @@ def written(request: pytest.FixtureRequest, made: Path) -> tuple[str, list[Any]]
     command: str = request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gc.disable", lambda: None)
+        build_commands_once(patch)
         patch.chdir(made)
         patch.syspath_prepend(made)
         ended = [call_json(command.partition("-")[0], call) for call in calls(command, made)]

@@ -50,6 +50,12 @@ def as_torch(array: Any, dtype: str) -> torch.Tensor:
     return torch.from_numpy(raw).view(torch_dtype(dtype)).reshape(array.shape)
 
 
+def as_stored(array: Any, dtype: str) -> torch.Tensor:
+    """As `as_torch`, in the dtype itself: numpy has no complex32, whose numbers `read_tensor` gives as complex64."""
+    found = as_torch(array, dtype)
+    return found.to(torch_dtype(dtype)) if dtype == "complex32" else found
+
+
 def weight_and_bias(layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A layer's effective weight, in PyTorch's order of axes, and its bias (O,) or None, in the file's dtypes.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convinspect.arrays.to_torch import as_torch
+from convinspect.arrays.to_torch import as_stored, as_torch
 from convinspect.checkpoint import Checkpoint
 from convinspect.errors import CannotConvert, CannotWrite, Option, Wording
 from convinspect.formats.files import File
@@ -86,6 +86,8 @@ def _written(
     writer = writer_of(target)
     new_keys = {edit.tensor.key: edit.key or "" for edit in names}
     state = _state_dict(checkpoint, {edit.tensor.key: edit for edit in edits}, grouped, fused, new_keys)
+    if not state:
+        raise CannotConvert("it has no tensor of plain numbers to save", "save it anew where its library can read it")
     if writer == "torch":
         state = _with_ties(checkpoint, new_keys, state)
     check_room(target, _nbytes(state, writer))
@@ -134,6 +136,10 @@ def _state_dict(
     replaced = {tensor.key: layer for layer in fused for leaf, tensor in layer.tensors.items() if _is_part(leaf)}
     load = _Loader().load
     state: dict[str, torch.Tensor] = {}
+    if twice := [key for key, count in Counter(tensor.key for tensor in checkpoint.root.tensors).items() if count > 1]:
+        raise CannotConvert(
+            f"two of its tensors would be called {twice[0]!r}", "save it again, with keys that are text"
+        )
     attributes = plain_attributes(checkpoint.root)
     for tensor in (tensor for tensor in checkpoint.root.tensors if tensor.key not in attributes):
         layer = replaced.get(tensor.key)
@@ -235,7 +241,7 @@ class _Loader:
         if tensor.layout == "meta":
             return torch.empty_strided(tensor.shape, tensor.stride, dtype=getattr(torch, tensor.dtype), device="meta")
         if tensor.layout == LAYOUT:
-            return as_torch(read_tensor(tensor), tensor.dtype)
+            return as_stored(read_tensor(tensor), tensor.dtype)
         if is_wrapped(tensor) and tensor.layout != "strided":
             raise _wrapped(tensor)
         if tensor.layout != "strided" or storage is None or storage.start is None:
@@ -244,7 +250,7 @@ class _Loader:
         if dtype is None:
             raise CannotConvert(f"tensor {tensor.key!r}: this PyTorch has no dtype {tensor.dtype}", "update PyTorch")
         if not tensor.whole or not tensor.numel:
-            return as_torch(read_tensor(tensor), tensor.dtype)
+            return as_stored(read_tensor(tensor), tensor.dtype)
         mappable = storage.packed_nbytes is None and storage.byteorder == "little" and storage.pieces is None
         raw = self._mapped(storage) if mappable else None
         if raw is not None and raw.data_ptr() % dtype.itemsize == 0:
@@ -286,7 +292,7 @@ class _Loader:
         if place not in self._storages:
             number = min(storage.nbytes, storage.available) // dtype.itemsize
             every = tensor._replace(shape=(number,), stride=(1,), offset=0)
-            self._storages[place] = as_torch(read_tensor(every), tensor.dtype)
+            self._storages[place] = as_stored(read_tensor(every), tensor.dtype)
         return self._storages[place]
 
 

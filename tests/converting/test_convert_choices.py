@@ -35,8 +35,10 @@ def _limited() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("source", ["a.safetensors", "a.pt", "whole.pt"])
+@pytest.mark.parametrize(
+    ("source", "suffix"),
+    [("a.safetensors", ".safetensors"), ("a.safetensors", ".pt"), ("a.pt", ".pt"), ("whole.pt", ".safetensors")],
+)
 def test_a_write_that_fails_is_one_line_and_leaves_nothing(
     tmp_path: Path, unmeasured: dict[str, str], source: str, suffix: str
 ) -> None:

@@ -3,7 +3,7 @@ verified, and loaded into the package's own code (`wild/own_code.py`). PyTorch i
 
 The wheels are kept in the folder that CONVINSPECT_WILD names (a cache; by default one in the system's temporary
 folder), and are asked of the package index once. Without an index the tests are skipped and say so; wheels of more
-than 60 MB are taken only where CONVINSPECT_WILD_LARGE is set.
+than 30 MB are taken only where CONVINSPECT_WILD_LARGE is set.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def fetched(requirement: str) -> Path | str:
 def unpacked(requirement: str, folder: Path) -> Path:
     """The package's wheel, unpacked; skips the test, with the reason, where it cannot be had."""
     if PACKAGES[requirement].get("large") and not os.environ.get("CONVINSPECT_WILD_LARGE"):
-        pytest.skip("its wheel has more than 60 MB; CONVINSPECT_WILD_LARGE=1 takes it")
+        pytest.skip("its wheel has more than 30 MB; CONVINSPECT_WILD_LARGE=1 takes it")
     for one in (requirement, *PACKAGES[requirement].get("needs", ())):
         found = fetched(one)
         if isinstance(found, str):

@@ -257,6 +257,39 @@ def test_what_dill_would_call_is_not_taken_for_an_array(tmp_path: Path, args: by
     assert run("check", path).returncode == (1 if ended.returncode == 0 else 2)
 
 
+def test_half_complex_numbers_keep_their_dtype(tmp_path: Path) -> None:
+    """They lie in a byte string, at any offset, and numpy has no such numbers."""
+    path, target = tmp_path / "m.pkl", tmp_path / "m.pt"
+    numbers = torch.view_as_complex(torch.arange(8.0).half().view(4, 2))
+    for front in range(4):
+        state = {"x" * (front + 1): torch.ones(1, dtype=torch.uint8), "c": numbers, "v": numbers[1:3]}
+        path.write_bytes(pickle.dumps(state))
+        assert not run("convert", path, "-o", target, "--force").returncode
+        new = torch.load(target)
+        assert [new[key].dtype for key in ("c", "v")] == [torch.complex32] * 2
+        assert torch.equal(torch.view_as_real(new["c"]), torch.view_as_real(numbers))
+        assert torch.equal(torch.view_as_real(new["v"]), torch.view_as_real(numbers[1:3]))
+        assert not run("verify", path, target).returncode
+
+
+@pytest.mark.parametrize("value", [{("a", 1): 0, 3: 1, None: 2, b"x": 3}, {"0": 0, 0: 1}])
+def test_no_tensor_takes_the_place_of_another(tmp_path: Path, value: dict[Any, int]) -> None:
+    """Keys that are no text are shown as text, or by their place."""
+    path = pickled(tmp_path / "m.pkl", {key: torch.full((2,), number) for key, number in value.items()}, 4)
+    assert len(Checkpoint(read_contents(path)).tensors) == len(value)
+    for suffix in (".pt", ".safetensors"):
+        ended = run("convert", path, "-o", tmp_path / f"new{suffix}")
+        assert (ended.returncode, (tmp_path / f"new{suffix}").exists()) == (2, False)
+        assert "two of its tensors would be called" in ended.stderr
+
+
+def test_nothing_is_written_where_no_tensor_could_be(tmp_path: Path) -> None:
+    value = {"n": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])}
+    ended = run("convert", pickled(tmp_path / "m.pkl", value, 2), "-o", tmp_path / "new.pt")
+    assert (ended.returncode, (tmp_path / "new.pt").exists()) == (2, False)
+    assert "it has no tensor of plain numbers to save" in ended.stderr
+
+
 def test_arrays_beside_tensors_are_no_modules_of_flax(tmp_path: Path) -> None:
     state = {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)}
     value = {"w": np.ones((3, 4)), "model": state, "scaler": {"mean": np.zeros(4), "std": np.ones(4)}}

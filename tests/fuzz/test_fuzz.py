@@ -20,7 +20,7 @@ from support.paths import FIXTURES
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "12"))
 """Of all drivers together; the long run is `run.py`."""
 
-PARTS = 4
+PARTS = 2
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits time and memory by means of POSIX")
 

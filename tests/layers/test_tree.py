@@ -212,11 +212,11 @@ def test_a_name_of_many_parts_is_no_deep_tree() -> None:
     assert "Node" in repr(tree)
 
 
-def test_a_hundred_thousand_tensors_take_a_moment() -> None:
+def test_forty_thousand_tensors_take_a_moment() -> None:
     names = [
         f"{part}.layers.{i}.experts.{j}.{leaf}.weight"
         for part in "ab"
-        for i in range(50)
+        for i in range(20)
         for j in range(500)
         for leaf in ("up", "down")
     ]
@@ -224,10 +224,10 @@ def test_a_hundred_thousand_tensors_take_a_moment() -> None:
     layers = find_layers(checkpoint)
     begun = time.process_time()
     tree = module_tree(checkpoint, layers)
-    assert time.process_time() - begun < 6
+    assert time.process_time() - begun < 3
     assert [node.path for _, node in walk(tree)][-2:] == [
-        "b.layers.{0–49}.experts.{0–499}.up",
-        "b.layers.{0–49}.experts.{0–499}.down",
+        "b.layers.{0–19}.experts.{0–499}.up",
+        "b.layers.{0–19}.experts.{0–499}.down",
     ]
 
 

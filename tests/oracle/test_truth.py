@@ -14,7 +14,7 @@ import pytest
 from support.drawing import cases, patches, training
 from support.drawing.leaves import LEAVES
 
-CASES = int(os.environ.get("CASES", "500"))
+CASES = int(os.environ.get("CASES", "300"))
 TRAININGS = CASES * 2 // 5
 CHUNKS = 10
 

@@ -34,7 +34,7 @@ IMPATIENT = {"faults": (("patience", 3.0),)}
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
-    started = Program()
+    started = Program(with_torch=True)
     yield started
     started.close()
 

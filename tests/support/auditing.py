@@ -1,7 +1,8 @@
 """Runs commands on hostile files in this process, while Python reports what is done to the system.
 
 `python tests/support/auditing.py FOLDER` builds each file below FOLDER and prints a line for everything but reading it:
-an event's name, its first argument, the file and the command. Nothing is printed when nothing happened.
+an event's name, its first argument, the file and the command; and one for each command that ended as none should.
+Nothing is printed when nothing happened.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import shutil
 import sys
 import threading
 import zlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,8 +22,9 @@ from rich.cells import cell_len
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.hostile import HOSTILE, LARGE
 from support.imports import import_all_modules
-from support.in_process import build_commands_once, call_main
+from support.in_process import build_commands_once
 from support.paths import FIXTURES
+from support.promises import attempted, broken, confine, size_of
 from support.servers import Server, serving
 
 BENIGN = (
@@ -60,6 +62,15 @@ class Watch:
         self.port = 0
         """Of the server on this machine that has the file; then no file of this machine may be opened."""
         self.seen: set[str] = set()
+
+    @contextmanager
+    def over(self, folder: Path) -> Iterator[None]:
+        """Watch a command on a file in that folder."""
+        self.folder = folder
+        try:
+            yield
+        finally:
+            self.folder = None
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.folder is None or event in QUIET or threading.current_thread().name.endswith(_SERVING):
@@ -107,10 +118,10 @@ def commands_for(name: str) -> tuple[tuple[str, ...], ...]:
     return (COMMANDS[zlib.crc32(name.encode()) % len(COMMANDS)],)
 
 
-def _run(options: tuple[str, ...], path: str | Path) -> set[str]:
-    """Run a command; its exit code and last line, when it ended as none should."""
-    code, _, errors = call_main(*(option.replace("{path}", str(path)) for option in options))
-    return set() if code in (None, 0, 1, 2) else {f"exit code {code}: {errors[-900:]!r}"}
+def _run(options: tuple[str, ...], path: str | Path, within: AbstractContextManager[object] | None = None) -> list[str]:
+    """Run a command; what is wrong with how it ended."""
+    words = [option.replace("{path}", str(path)) for option in options]
+    return broken(attempted(*words, within=within), options[0], size_of(path))
 
 
 def _warm_up(server: Server | None = None) -> None:
@@ -153,12 +164,8 @@ def audit(folder: Path, names: list[str], build: Callable[[str, Path], Path], se
         if server is not None:
             path, watch.port = f"{server.address}/{Path(path).relative_to(folder)}", urlsplit(server.address).port or 0
         for options in commands_for(name):
-            watch.folder = place
-            try:
-                failures = _run(options, path)
-            finally:
-                watch.folder = None
-            lines |= {f"{line} · {name} · {options[0]}" for line in watch.seen | failures}
+            failures = _run(options, path, watch.over(place))
+            lines |= {f"{line} · {name} · {options[0]}" for line in (*watch.seen, *failures)}
             watch.seen.clear()
         shutil.rmtree(place)
     return lines
@@ -172,6 +179,7 @@ if __name__ == "__main__":
     # What has very many members takes long enough here, too.
     left = {name for name in HOSTILE if is_served and "_many_" in name}
     chosen = sorted(HOSTILE.keys() - LARGE.keys() - left)[part::parts]
+    confine()
     with serving(where) if is_served else nullcontext() as own:
         lines = audit(where, chosen, lambda name, place: HOSTILE[name](place, marker), own)
     print("\n".join(sorted(lines)), end="")

@@ -55,14 +55,18 @@ def said(browser: Chrome) -> list[str]:
 
 
 def asked_for(browser: Chrome) -> dict[str, str]:
-    """Addresses that were asked for since this was last asked, each with why the browser refused it; "" where not."""
+    """Addresses that were asked for since this was last asked, each with why the browser refused it; "" where not.
+
+    What the browser asks of itself for its own first page, which may come late, does not count.
+    """
     events: list[Any] = [json.loads(entry["message"])["message"] for entry in _log(browser, "performance")]
     named: dict[str, list[Any]] = {}
     for event in events:
         named.setdefault(event["method"], []).append(event["params"])
     refused = {each["requestId"]: each.get("blockedReason", "") for each in named.get("Network.loadingFailed", [])}
     asked = named.get("Network.requestWillBeSent", [])
-    return {each["request"]["url"]: refused.get(each["requestId"], "") for each in asked}
+    addresses = {each["request"]["url"]: refused.get(each["requestId"], "") for each in asked}
+    return {address: why for address, why in addresses.items() if not address.startswith("chrome:")}
 
 
 def emulate(browser: Chrome, width: int, height: int, dark: bool = False) -> None:

@@ -25,10 +25,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from convinspect.cli import commands
+from convinspect.cli.commands import SUMMARIES
 from convinspect.writing.in_place import edit as in_place
 from convinspect.writing.in_place import file_ranges, recover
-from support.imports import import_all_modules
-from support.in_process import call_main
+from support.imports import import_all_modules, import_without_torch
+from support.in_process import build_commands_once, call_main
 from support.paths import ROOT, STNKD, TESTS
 
 NOBODY = 65534
@@ -75,11 +77,16 @@ class Ended:
 
 
 class Program:
-    """The process whose children are the runs."""
+    """The process whose children are the runs.
 
-    def __init__(self) -> None:
+    Args:
+        with_torch: Import PyTorch too, for ranks and commands that run models. Each fork of a process that has it takes
+            longer than a conversion does.
+    """
+
+    def __init__(self, with_torch: bool = False) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from support.faults import serve; serve()"],
+            [sys.executable, "-c", f"from support.faults import serve; serve({with_torch})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -349,15 +356,21 @@ def _text(handle: int) -> str:
 
 def _warm_up() -> None:
     """Run once what the children will, so that they find all modules imported; some cannot read them any more."""
+    build_commands_once()
+    for name in SUMMARIES:
+        commands.load(name)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a.pt", "a.safetensors"):
             call_main("convert", STNKD, "-o", f"{folder}/{name}", "--to", "linear")
     gc.freeze()
 
 
-def serve() -> None:
+def serve(with_torch: bool) -> None:
     """Answer until the input ends."""
-    import_all_modules()
+    if with_torch:
+        import_all_modules()
+    else:
+        import_without_torch()
     _warm_up()
     for line in sys.stdin:
         waiting = [_begin(run) for run in json.loads(line)]

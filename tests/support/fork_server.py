@@ -1,4 +1,4 @@
-"""The program in children of a process that has imported everything: whole processes, without a second of imports each.
+"""The program in children of a process that has imported what it needs: whole processes, without their imports.
 
 A child has its own arguments, folder, environment, pipes and exit code, and runs `python -m convinspect` as Python
 does. Needs Linux, where a process that has imported PyTorch survives a fork as long as it has one thread.
@@ -29,8 +29,11 @@ from typing import Any, NoReturn
 
 import pytest
 
+from convinspect.cli import commands
+from convinspect.cli.commands import SUMMARIES
 from convinspect.cli.ending import spare_pytorch
-from support.imports import import_all_modules
+from support.imports import import_all_modules, import_without_torch
+from support.in_process import build_commands_once
 from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
 
@@ -39,14 +42,23 @@ _NUMBER = struct.Struct("<q")
 
 
 class ForkServer:
-    """The process whose children are the runs, seen from the tests."""
+    """The process whose children are the runs, seen from the tests.
 
-    def __init__(self) -> None:
+    Args:
+        with_torch: Import PyTorch too, for commands that run models. Each fork of a process that has it takes longer
+            than most commands do.
+    """
+
+    def __init__(self, with_torch: bool = True) -> None:
         ours, theirs = socket.socketpair()
         self._connection = ours
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from support.fork_server import serve; serve({theirs.fileno()})"],
+                [
+                    sys.executable,
+                    "-c",
+                    f"from support.fork_server import serve; serve({theirs.fileno()}, {with_torch})",
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # Whoever interrupts the tests at a terminal interrupts them alone.
@@ -152,18 +164,25 @@ COMMANDS = (
     ("convert", "{file}", "--to", "linear", "-o", "{folder}/b.safetensors"),
     ("convert", "{file}", "--to", "linear", "--dry-run", "--format", "json"),
     ("verify", "{file}", "{file}", "--bits"),
-    ("verify", "{file}", "{folder}/b.pt"),
-    ("explain", "-o", "{folder}/page.html"),
 )
-"""Tried once, so that what they import is there."""
+COMMANDS_THAT_RUN = (("verify", "{file}", "{folder}/b.pt"), ("explain", "-o", "{folder}/page.html"))
+"""Tried once, so that what they import is there; the latter import PyTorch."""
 
 
-def serve(handle: int) -> None:
+def serve(handle: int, with_torch: bool) -> None:
     """Answer each request on this socket with the child's process id, then with how it ended."""
     connection = socket.socket(fileno=handle)
-    _import_everything()
-    # Half of a run's time is PyTorch's end.
-    spare_pytorch()
+    # Typer makes a command from its function at each call, which takes as long as a short command.
+    build_commands_once()
+    for name in SUMMARIES:
+        commands.load(name)
+    if with_torch:
+        _import_everything()
+        # Half of a run's time is PyTorch's end.
+        spare_pytorch()
+    else:
+        import_without_torch()
+        _try_out(COMMANDS)
     gc.freeze()
     while True:
         head, handles, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
@@ -185,15 +204,15 @@ def _import_everything() -> None:
     # PyTorch itself imports these when a model runs, or a time is taken; together they take a second.
     for name in ("torch._dynamo", "torch.utils.benchmark"):
         importlib.import_module(name)
+    _try_out((*COMMANDS, *COMMANDS_THAT_RUN))
+
+
+def _try_out(lines: Sequence[Sequence[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for arguments in COMMANDS:
-            _try_out([word.format(file=FIXTURES / "pointnet_stnkd.pt", folder=folder) for word in arguments])
-
-
-def _try_out(arguments: list[str]) -> None:
-    sys.argv[1:] = arguments
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), suppress(SystemExit):
-        runpy.run_module("convinspect", run_name="__main__", alter_sys=True)
+        for line in lines:
+            sys.argv[1:] = [word.format(file=FIXTURES / "pointnet_stnkd.pt", folder=folder) for word in line]
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), suppress(SystemExit):
+                runpy.run_module("convinspect", run_name="__main__", alter_sys=True)
 
 
 def _run(request: dict[str, Any], handles: Sequence[int]) -> NoReturn:

@@ -23,11 +23,16 @@ class Ended(NamedTuple):
     err: str
 
 
-def build_commands_once() -> None:
-    """For processes that call `main` thousands of times: Typer builds a command from its function at each call."""
+def build_commands_once(patch: pytest.MonkeyPatch | None = None) -> None:
+    """For processes that call `main` thousands of times: Typer builds a command from its function at each call.
+
+    Args:
+        patch: Undoes it later; None where the process is for that alone.
+    """
     module = sys.modules["convinspect.cli.main"]
-    vars(module)["app"] = typer.main.get_command(vars(module)["app"])
-    vars(commands)["load"] = cache(commands.load)
+    set_in = (patch or pytest.MonkeyPatch()).setattr
+    set_in(module, "app", typer.main.get_command(vars(module)["app"]))
+    set_in(commands, "load", cache(commands.load))
 
 
 def call_main(*words: Any) -> Ended:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 from support.fork_server import ForkServer
@@ -38,21 +38,31 @@ def run(
         variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
         ended = subprocess.run(started, cwd=where, capture_output=True, input=data, env=variables, timeout=120)
     else:
-        ended = _fork_server(os.getpid()).run(words, where, data)
+        ended = _fork_server(os.getpid(), _runs_models(words)).run(words, where, data)
     return subprocess.CompletedProcess(ended.args, ended.returncode, _text(ended.stdout), _text(ended.stderr))
 
 
-@cache
-def _fork_server(process: int) -> ForkServer:
+def _runs_models(words: Sequence[str]) -> bool:
+    """Whether a command is one that needs PyTorch; another that does imports it itself, which takes a second."""
+    return not _WITH_TORCH.isdisjoint(words) and "--bits" not in words
+
+
+_WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_servers: dict[tuple[int, bool], ForkServer] = {}
+
+
+def _fork_server(process: int, with_torch: bool) -> ForkServer:
     """The one of this process, which is given so that no child shares its parent's."""
-    return ForkServer()
+    which = process, with_torch
+    if which not in _servers:
+        _servers[which] = ForkServer(with_torch)
+    return _servers[which]
 
 
-def end_fork_server() -> None:
-    """End it, where it was ever started."""
-    if _fork_server.cache_info().currsize:
-        _fork_server(os.getpid()).close()
-        _fork_server.cache_clear()
+def end_fork_servers() -> None:
+    """End those of this process, where they were ever started."""
+    for which in [which for which in _servers if which[0] == os.getpid()]:
+        _servers.pop(which).close()
 
 
 def _text(output: bytes) -> str:

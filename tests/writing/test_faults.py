@@ -39,7 +39,8 @@ WAS = b"as it was"
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Program]:
-    started = Program()
+    # Some conversions write the file anew, by PyTorch.
+    started = Program(with_torch=True)
     yield started
     started.close()
 
