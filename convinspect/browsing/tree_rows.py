@@ -32,8 +32,9 @@ def tree_line(row: Row, width: int) -> tuple[Styled, ...]:
     layer = node.layers[0] if node.layers else None
     has_kind, has_shape, has_params = columns_of(width)
     right: list[Styled] = []
-    if has_kind:
-        right.append(Styled(_fitted(_kind(row, layer), _KIND), QUIET))
+    # The name of a module without a class has the room of the kind, too.
+    if has_kind and (kind := _kind(row, layer)):
+        right.append(Styled(_fitted(kind, _KIND), QUIET))
     if has_shape:
         right.append(_shape_cell(row, layer))
     if has_params:

@@ -87,7 +87,8 @@ def _written(
     new_keys = {edit.tensor.key: edit.key or "" for edit in names}
     state = _state_dict(checkpoint, {edit.tensor.key: edit for edit in edits}, grouped, fused, new_keys)
     if not state:
-        raise CannotConvert("it has no tensor of plain numbers to save", "save it anew where its library can read it")
+        left = f": {', '.join(checkpoint.others)[:200]}" if checkpoint.others else ""
+        raise CannotConvert(f"it has no tensor of plain numbers to save{left}", "save it again once it has some")
     if writer == "torch":
         state = _with_ties(checkpoint, new_keys, state)
     check_room(target, _nbytes(state, writer))

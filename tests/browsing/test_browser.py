@@ -80,7 +80,11 @@ def test_the_first_screen_shows_layers_shapes_sums_and_keys() -> None:
             assert part in text
         assert browser.current is not None
         assert browser.current.name == "conv1"
-        await pilot.pause(0.3)
+        for _ in range(100):
+            # What it could become is worked out beside the screen, later on a busy machine.
+            await pilot.pause(0.05)
+            if "Linear (16, 8)" in browser.pane.text:
+                break
         assert "Linear (16, 8)" in browser.pane.text
         await pilot.press("down", "down", "down")
         assert browser.pane.text.startswith("fc1")
@@ -144,6 +148,18 @@ def test_a_chain_of_modules_is_one_row_that_is_opened_searched_and_chosen_as_one
         await pilot.press("enter")
         screen = await read(browser, pilot)
         assert screen.query_one("#head", Bar).text.startswith("head.out.conv")
+
+    browse(path, steps)
+
+
+def test_a_chain_of_modules_has_the_room_of_the_kind_that_it_lacks(tmp_path: Path) -> None:
+    names = [f"decoder.transformer_blocks.{n}.{part}.weight" for n in range(2) for part in ("fc", "out")]
+    path = saved(tmp_path / "m.pt", {name: torch.zeros(2, 2) for name in names})
+
+    async def steps(browser: Browser, pilot: Pilot[None]) -> None:
+        first, second, third = screen_text(browser).split("\n")[1:4]
+        assert first.startswith("▾ decoder.transformer_blocks ")
+        assert first.index("4 tensors") == second.index("2 tensors") == third.index("(2, 2)")
 
     browse(path, steps)
 

@@ -287,7 +287,7 @@ def test_nothing_is_written_where_no_tensor_could_be(tmp_path: Path) -> None:
     value = {"n": torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])}
     ended = run("convert", pickled(tmp_path / "m.pkl", value, 2), "-o", tmp_path / "new.pt")
     assert (ended.returncode, (tmp_path / "new.pt").exists()) == (2, False)
-    assert "it has no tensor of plain numbers to save" in ended.stderr
+    assert "it has no tensor of plain numbers to save: n;" in ended.stderr
 
 
 def test_arrays_beside_tensors_are_no_modules_of_flax(tmp_path: Path) -> None:
