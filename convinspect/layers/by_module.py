@@ -65,7 +65,7 @@ def _conv_module(layer: Layer, module: Module) -> Layer:
     transposed = bool(values.get("transposed", "Transpose" in module.kind or "transpose" in called))
     groups = values.get("groups") if type(values.get("groups")) is int else None
     inner = None if groups is None else second * groups
-    settings = {name: _setting(values.get(name), dims) for name in _HYPERPARAMETERS}
+    settings = {name: _setting(name, values.get(name), dims) for name in _HYPERPARAMETERS}
     found = layer._replace(
         kind=f"Conv{'Transpose' if transposed else ''}{dims}d",
         evidence="module",
@@ -108,12 +108,15 @@ def _with_calls(layer: Layer, values: Mapping[str, Any]) -> Layer:
 _TAGS = {Doubt.PADDED: "padded", Doubt.MAY_BE_PADDED: "padded?", Doubt.CALLS_DIFFER: "calls differ"}
 
 
-def _setting(value: Any, dims: int) -> Any:
-    """Stride, padding or dilation as a tuple, one number per dimension; a string ("same") unchanged."""
+def _setting(name: str, value: Any, dims: int) -> Any:
+    """Stride, padding or dilation as a tuple, one number per dimension; a padding's name unchanged.
+
+    None of what PyTorch would not take: a file may say anything.
+    """
     if isinstance(value, str):
-        return value
+        return value if name == "padding" and value in ("same", "valid") else None
     numbers = value if isinstance(value, tuple) else (value,)
-    if not numbers or not all(type(number) is int for number in numbers):
+    if len(numbers) not in (1, dims) or not all(type(number) is int for number in numbers):
         return None
     return numbers * dims if len(numbers) == 1 else numbers
 

@@ -175,3 +175,17 @@ def test_the_name_tells_in_a_state_dict(tmp_path: Path, name: str, kernel: tuple
 def test_the_shape_must_say_so_too(tmp_path: Path, shape: tuple[int, ...]) -> None:
     torch.save({"patch_embed.proj.weight": torch.zeros(shape)}, tmp_path / "m.pt")
     assert not layers_of(tmp_path / "m.pt")["patch_embed.proj"].patch
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "output_padding", "groups"])
+@pytest.mark.parametrize("value", ["training", (1, 1), (), 1.5, None, (1, "a"), True, (True,), ("same",), b"same"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_settings_that_pytorch_would_not_take_are_not_known(
+    tmp_path: Path, name: str, value: object, kernel: int
+) -> None:
+    """A file may say anything of a layer."""
+    for conv in (nn.Conv1d(4, 6, kernel, kernel), nn.ConvTranspose1d(4, 6, kernel, kernel)):
+        vars(conv)[name] = value
+        torch.save(nn.Sequential(conv), tmp_path / "m.pt")
+        found = layers_of(tmp_path / "m.pt")["0"]
+        assert name == "output_padding" or getattr(found, name) is None
