@@ -50,7 +50,7 @@ def test_output_and_exit_code_are_those_of_a_new_process(
 
 
 def test_one_that_takes_too_long_is_killed_and_the_next_one_runs(tmp_path: Path) -> None:
-    server = ForkServer()
+    server = ForkServer(with_torch=False)
     os.mkfifo(tmp_path / "text")
     words = ["diff", str(STNKD), "--error", "text"]
     with pytest.raises(subprocess.TimeoutExpired):

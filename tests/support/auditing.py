@@ -36,6 +36,7 @@ COMMANDS = (
     ("shapes", "{path}", "--all"),
     ("check", "{path}", "--values"),
     ("weights", "{path}"),
+    ("weights", "{path}", "--stats"),
     ("convert", "{path}", "--to", "linear", "--dry-run"),
     ("diff", "{path}", "{path}"),
     ("verify", "{path}", "{path}", "--bits"),

@@ -25,12 +25,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from convinspect.cli import commands
-from convinspect.cli.commands import SUMMARIES
 from convinspect.writing.in_place import edit as in_place
 from convinspect.writing.in_place import file_ranges, recover
 from support.imports import import_all_modules, import_without_torch
-from support.in_process import build_commands_once, call_main
+from support.in_process import build_every_command, call_main
 from support.paths import ROOT, STNKD, TESTS
 
 NOBODY = 65534
@@ -356,9 +354,7 @@ def _text(handle: int) -> str:
 
 def _warm_up() -> None:
     """Run once what the children will, so that they find all modules imported; some cannot read them any more."""
-    build_commands_once()
-    for name in SUMMARIES:
-        commands.load(name)
+    build_every_command()
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a.pt", "a.safetensors"):
             call_main("convert", STNKD, "-o", f"{folder}/{name}", "--to", "linear")

@@ -29,11 +29,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from convinspect.cli import commands
-from convinspect.cli.commands import SUMMARIES
 from convinspect.cli.ending import spare_pytorch
 from support.imports import import_all_modules, import_without_torch
-from support.in_process import build_commands_once
+from support.in_process import build_every_command
 from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
 
@@ -49,7 +47,7 @@ class ForkServer:
             than most commands do.
     """
 
-    def __init__(self, with_torch: bool = True) -> None:
+    def __init__(self, with_torch: bool) -> None:
         ours, theirs = socket.socketpair()
         self._connection = ours
         with theirs:
@@ -172,10 +170,7 @@ COMMANDS_THAT_RUN = (("verify", "{file}", "{folder}/b.pt"), ("explain", "-o", "{
 def serve(handle: int, with_torch: bool) -> None:
     """Answer each request on this socket with the child's process id, then with how it ended."""
     connection = socket.socket(fileno=handle)
-    # Typer makes a command from its function at each call, which takes as long as a short command.
-    build_commands_once()
-    for name in SUMMARIES:
-        commands.load(name)
+    build_every_command()
     if with_torch:
         _import_everything()
         # Half of a run's time is PyTorch's end.

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from convinspect.cli import commands
+from convinspect.cli.commands import SUMMARIES
 from convinspect.cli.main import main
 
 
@@ -33,6 +34,13 @@ def build_commands_once(patch: pytest.MonkeyPatch | None = None) -> None:
     set_in = (patch or pytest.MonkeyPatch()).setattr
     set_in(module, "app", typer.main.get_command(vars(module)["app"]))
     set_in(commands, "load", cache(commands.load))
+
+
+def build_every_command() -> None:
+    """For processes that are forked, so that no child builds one."""
+    build_commands_once()
+    for name in SUMMARIES:
+        commands.load(name)
 
 
 def call_main(*words: Any) -> Ended:
