@@ -195,11 +195,16 @@ def reading_progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    with suppress(RuntimeError):
-        # It draws from its own thread, which the system may refuse; then the work goes on without a bar.
-        progress.start()
     task = progress.add_task(what, total=total)
+
+    def advance(done: int) -> None:
+        # It draws from its own thread, which the system may refuse; then the work goes on without a bar. There is no
+        # thread before anything was read: work may begin with a fork.
+        with suppress(RuntimeError):
+            progress.start()
+        progress.advance(task, done)
+
     try:
-        yield lambda done: progress.advance(task, done)
+        yield advance
     finally:
         progress.stop()

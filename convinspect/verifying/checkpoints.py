@@ -88,6 +88,7 @@ def compare_stored(
     options: VerifyOptions,
     progress: Callable[[int], None] = lambda done: None,
     group: Group | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Compared:
     """Compare all that two checkpoints store.
 
@@ -97,6 +98,7 @@ def compare_stored(
         options: How to compare; options about a whole model are left to the caller.
         progress: Called with the number of bytes that were compared.
         group: The ranks that do so together: each compares a part, and has the whole result.
+        meanwhile: Begins what this process does while a child compares, where there is such work.
 
     Raises:
         NotThere: A name matches no layer.
@@ -117,7 +119,7 @@ def compare_stored(
     layers_after = {layer.name: layer for layer in as_transposed_kernels(layers_after.values(), kernels)}
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
-    pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen), group)
+    pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen), group, meanwhile)
     pairs = moved(pairs, before.tensors, after.tensors, *seen)
     edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)

@@ -16,6 +16,7 @@ from convinspect.errors import CannotShow
 from convinspect.formats.pieces import LAYOUT
 from convinspect.kinds import GPT2_NAMES, last_word
 from convinspect.records import Tensor
+from convinspect.verifying.by_child import TURN, same_by_child
 from convinspect.verifying.causes import Cause, Fate, Why, because
 from convinspect.verifying.same_numbers import (
     patch_forms,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from convinspect.ranks.group import Group
 
 _LARGE = 64 << 20
-_TURN = 4 << 20
-"""Bytes that a thread compares at least before it takes more."""
 _MOST_WORKERS = 8
 
 
@@ -103,6 +102,7 @@ def pair_up(
     progress: Callable[[int], None] = lambda done: None,
     asked: Collection[str] | None = None,
     group: Group | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Pairs:
     """Compare every tensor of `before` with that of the same name in `after`.
 
@@ -113,13 +113,14 @@ def pair_up(
         progress: Called with the number of bytes that were compared.
         asked: Names of the tensors that the conversion was about, where the user said so.
         group: The ranks that compare them together.
+        meanwhile: Begins what this process does while a child compares, where there is such work.
 
     Raises:
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
     if group is None:
-        outcomes = _outcomes(common, before, transposed, progress)
+        outcomes = _outcomes(common, before, transposed, progress, meanwhile)
     else:
         from convinspect.verifying.shares import compared_by_ranks
 
@@ -153,6 +154,7 @@ def _outcomes(
     tensors: Mapping[str, Tensor],
     transposed: Transposed,
     progress: Callable[[int], None],
+    meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, _Outcome]:
     """What became of each tensor that both checkpoints have, in order."""
 
@@ -170,8 +172,15 @@ def _outcomes(
 
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
     workers = min(os.cpu_count() or 1, _MOST_WORKERS) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
-    turns = in_turns(common, lambda pair: pair[1].nbytes, _TURN)
-    return dict(chain.from_iterable(map_threads(outcomes, turns, workers)))
+    known: dict[str, _Outcome] = {}
+    if meanwhile is not None:
+        plain = [pair for pair in common if not any(transposed.of(pair[0]))]
+        same = same_by_child(plain, workers, meanwhile, progress)
+        known = {name: _SAME if a.shape == b.shape else _CONVERTED for name, a, b in plain if name in same}
+    rest = [pair for pair in common if pair[0] not in known] if known else common
+    turns = in_turns(rest, lambda pair: pair[1].nbytes, TURN)
+    found = dict(chain.from_iterable(map_threads(outcomes, turns, workers)))
+    return {name: known.get(name) or found[name] for name, _, _ in common} if known else found
 
 
 def _meant(names: Mapping[Fate, list[str]], transposed: Transposed, asked: Collection[str] | None) -> list[str]:

@@ -86,9 +86,9 @@ def verify_opened(
         agree(group, [_sizes(one) for one in opened if one is not None], paths[0])
         progress = checking(group, progress)
     few = all(one is None or len(one) < _MANY for one in opened)
-    loading = None if options.bits else _prepare_torch(options, meanwhile=few)
+    loading = None if options.bits else _prepare_torch(options, meanwhile=few and group is None)
     try:
-        done = _compared(opened, options, progress, group)
+        done = _compared(opened, options, progress, group, None if loading is None else loading.begin)
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         if loading is not None:
             loading.join()
@@ -130,6 +130,7 @@ def _compared(
     options: VerifyOptions,
     progress: Callable[[int], None],
     group: Group | None,
+    meanwhile: Callable[[], None] | None,
 ) -> _Done:
     """Compare all that is stored, and keep no more than is needed from then on."""
     stored, after = opened
@@ -141,7 +142,7 @@ def _compared(
         pair = before, after
     else:
         pair, notes = _with_optimizers(before, after)
-    compared = compare_stored(*pair, options, progress, group)
+    compared = compare_stored(*pair, options, progress, group, meanwhile)
     if group is None:
         run = partial(run_layers, runs_of(compared.shown, options), options)
         compared = compared._replace(shown=[])
@@ -215,8 +216,8 @@ def _of_patches(checkpoint: Checkpoint, selection: Selection) -> tuple[Edit, ...
     return select_layers(checkpoint, options, writing=Writing(plain=True)).plan.edits
 
 
-def _prepare_torch(options: VerifyOptions, meanwhile: bool) -> Thread | None:
-    """Check the device and dtype, and begin to load PyTorch where that is to be done meanwhile.
+def _prepare_torch(options: VerifyOptions, meanwhile: bool) -> _Loading | None:
+    """Check the device and dtype; what loads PyTorch, where that is to be done meanwhile.
 
     Raises:
         CannotShow: There is no such device or dtype.
@@ -226,7 +227,7 @@ def _prepare_torch(options: VerifyOptions, meanwhile: bool) -> Thread | None:
 
         check_dtype(options.dtype)
     if options.device == "cpu":
-        return _load_torch_meanwhile() if meanwhile else None
+        return _Loading() if meanwhile else None
     from convinspect.arrays.devices import check_device, check_dtype_on
 
     check_device(options.device)
@@ -235,20 +236,28 @@ def _prepare_torch(options: VerifyOptions, meanwhile: bool) -> Thread | None:
     return None
 
 
-def _load_torch_meanwhile() -> Thread | None:
-    """Begin to load PyTorch, which takes a second, while the stored bits are compared."""
+class _Loading:
+    """Loads PyTorch, which takes a second, while the stored bits are compared."""
 
-    def load() -> None:
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+
+    def begin(self) -> None:
+        """Begin. If the system refuses a thread, PyTorch is loaded later, when it is needed."""
+        thread = Thread(target=self._load)
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+
+    def join(self) -> None:
+        """Wait until it is loaded, if that was begun."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _load(self) -> None:
         # If it is not installed, the code that needs it raises the error.
         with suppress(ImportError):
             import torch  # noqa: F401
-
-    # If the system refuses a thread, PyTorch is loaded later, when it is needed.
-    with suppress(RuntimeError):
-        thread = Thread(target=load)
-        thread.start()
-        return thread
-    return None
 
 
 def _run_model(

@@ -1,7 +1,8 @@
-"""Run work that reads memory-mapped files in a child process.
+"""Work in a forked child process.
 
 If a mapped file is truncated while it is read, the system ends the process with a signal (SIGBUS) instead of an
-exception. In a child, that leaves the parent free to clean up and report what happened.
+exception. In a child, that leaves the parent free to clean up and report what happened. A child also has an interpreter
+lock of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import convinspect.errors
 from convinspect.errors import BrokenFile, ConvInspectError, Option, Wording
@@ -35,47 +38,75 @@ def run_in_child(work: Callable[[], Any], source: Path) -> Any:
         Exception: As raised by `work`. Exceptions other than ConvInspectError, OSError, ModuleNotFoundError and
             MemoryError become a RuntimeError with the traceback.
     """
-    if not _can_fork():
+    if not can_fork():
         return work()
+    with forked(lambda pipe: pipe.write(json.dumps(_packed(work)).encode())) as child:
+        answer = child.answer.read()
+    if child.status:
+        raise _ended(child.status, source)
+    return _unpacked(json.loads(answer))
+
+
+@dataclass(slots=True)
+class Child:
+    """A child process.
+
+    Attributes:
+        answer: What it writes.
+        status: Its exit code once it has ended; of a signal the negative number.
+    """
+
+    answer: BinaryIO
+    status: int | None = None
+
+
+@contextmanager
+def forked(serve: Callable[[BinaryIO], object]) -> Iterator[Child]:
+    """Fork a child that does `serve`, and wait for its end; only where `can_fork`.
+
+    If this process is killed, the child ends too. Whatever leaves the context early, an error or an interrupt, ends it.
+
+    Args:
+        serve: Writes what the parent is to read.
+    """
     answer_read, answer_write = os.pipe()
     alive, parent = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if not child:
+    number = os.fork()
+    if not number:
         os.close(answer_read)
         os.close(parent)
-        _serve(work, answer_write, alive)
+        _serve(serve, answer_write, alive)
     os.close(answer_write)
     os.close(alive)
     try:
         with os.fdopen(answer_read, "rb") as pipe:
-            answer = pipe.read()
+            yield (child := Child(pipe))
     except BaseException:
-        os.kill(child, signal.SIGKILL)
+        os.kill(number, signal.SIGKILL)
         raise
     finally:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
         os.close(parent)
-    if status:
-        raise _ended(status, source)
-    return _unpacked(json.loads(answer))
+    child.status = status
 
 
-def _can_fork() -> bool:
+def can_fork() -> bool:
+    """Whether a fork harms nothing: on Linux, before PyTorch or threads are there, which do not survive it."""
     return (
         sys.platform == "linux" and hasattr(os, "fork") and "torch" not in sys.modules and threading.active_count() == 1
     )
 
 
-def _serve(work: Callable[[], Any], answer: int, alive: int) -> NoReturn:
-    """In the child: run the work, send its result or error, and exit without cleanup handlers."""
+def _serve(serve: Callable[[BinaryIO], object], answer: int, alive: int) -> NoReturn:
+    """In the child: do the work, and exit without cleanup handlers."""
     status = 1
     try:
         # Nothing is written into this pipe: the read returns when the parent ends.
         threading.Thread(target=lambda: os.read(alive, 1) or os._exit(1), daemon=True).start()
         with os.fdopen(answer, "wb") as pipe:
-            pipe.write(json.dumps(_packed(work)).encode())
+            serve(pipe)
         status = 0
     finally:
         os._exit(status)

@@ -237,7 +237,7 @@ def _allow_child() -> None:
     """As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it."""
     from convinspect.writing import child_process
 
-    child_process._can_fork = lambda: True
+    child_process.can_fork = lambda: True
 
 
 FAULTS: dict[str, Callable[..., object]] = {

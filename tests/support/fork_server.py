@@ -232,7 +232,7 @@ def _run(request: dict[str, Any], handles: Sequence[int]) -> NoReturn:
             take_away(pytest.MonkeyPatch())
         else:
             # As in a process that has not imported PyTorch yet. With one thread each a fork does not harm it.
-            child_process._can_fork = lambda: True
+            child_process.can_fork = lambda: True
         code = _exit_code()
         # As Python ends: threads, what was registered, output.
         threading._shutdown()  # type: ignore[attr-defined]

@@ -32,9 +32,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a child is fork
 _SCRIPT = """
 import json, mmap, os, signal, sys, time
 from pathlib import Path
-from convinspect.writing.child_process import _can_fork, run_in_child
+from convinspect.writing.child_process import can_fork, run_in_child
 from convinspect.errors import CannotConvert, CutShort
-assert _can_fork()
+assert can_fork()
 place = Path(sys.argv[1])
 
 def cut_file():
