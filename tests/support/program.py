@@ -38,16 +38,27 @@ def run(
         variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
         ended = subprocess.run(started, cwd=where, capture_output=True, input=data, env=variables, timeout=120)
     else:
-        ended = _fork_server(os.getpid(), _runs_models(words)).run(words, where, data)
+        ended = _fork_server(os.getpid(), _needs_torch(words)).run(words, where, data)
     return subprocess.CompletedProcess(ended.args, ended.returncode, _text(ended.stdout), _text(ended.stderr))
 
 
-def _runs_models(words: Sequence[str]) -> bool:
-    """Whether a command is one that needs PyTorch; another that does imports it itself, which takes a second."""
-    return not _WITH_TORCH.isdisjoint(words) and "--bits" not in words
+def _needs_torch(words: Sequence[str]) -> bool:
+    """Whether a command is one that loads PyTorch; another that does imports it itself, which takes seconds."""
+    if "--bits" in words:
+        return False
+    return not _WITH_TORCH.isdisjoint(words) or ("convert" in words and _saves_anew(words))
+
+
+def _saves_anew(words: Sequence[str]) -> bool:
+    """Whether `convert` has PyTorch write the file: tensors that it calculates, or that were in another format."""
+    if not _ANEW.isdisjoint(words):
+        return True
+    ends = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("convert", "-o", "--output")]
+    return len({end.endswith(".safetensors") for end in ends}) == 2
 
 
 _WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_ANEW = frozenset(("--state-dict", "--fuse"))
 _servers: dict[tuple[int, bool], ForkServer] = {}
 
 
