@@ -90,6 +90,11 @@ def run(
     )
 
 
+def command(folder: Path, *arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """One call of the program in that folder."""
+    return run(*arguments, folder=folder, stdin=stdin)
+
+
 def _text(stream: io.TextIOWrapper) -> str:
     stream.seek(0)
     return stream.read()

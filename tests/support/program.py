@@ -53,7 +53,7 @@ def _forked(words: Sequence[str], folder: str, stdin: bytes | None) -> subproces
     return ended
 
 
-_WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_WITH_TORCH = frozenset(("verify", "compare", "explain", "--model"))
 _importing: set[tuple[str, str]] = set()
 """Test modules, and commands that imported PyTorch there; a server that has it spares them a second or two."""
 _servers: dict[tuple[int, bool], ForkServer] = {}
