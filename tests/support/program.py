@@ -38,16 +38,24 @@ def run(
         variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
         ended = subprocess.run(started, cwd=where, capture_output=True, input=data, env=variables, timeout=120)
     else:
-        ended = _fork_server(os.getpid(), _runs_models(words)).run(words, where, data)
+        ended = _forked(words, where, data)
     return subprocess.CompletedProcess(ended.args, ended.returncode, _text(ended.stdout), _text(ended.stderr))
 
 
-def _runs_models(words: Sequence[str]) -> bool:
-    """Whether a command is one that needs PyTorch; another that does imports it itself, which takes a second."""
-    return not _WITH_TORCH.isdisjoint(words) and "--bits" not in words
+def _forked(words: Sequence[str], folder: str, stdin: bytes | None) -> subprocess.CompletedProcess[bytes]:
+    # What one test module asks of a command is much the same each time.
+    kind = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0], words[0] if words else ""
+    with_torch = kind in _importing or (not _WITH_TORCH.isdisjoint(words) and "--bits" not in words)
+    server = _fork_server(os.getpid(), with_torch)
+    ended = server.run(words, folder, stdin)
+    if server.imported_torch:
+        _importing.add(kind)
+    return ended
 
 
-_WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_WITH_TORCH = frozenset(("verify", "compare", "explain", "--model"))
+_importing: set[tuple[str, str]] = set()
+"""Test modules, and commands that imported PyTorch there; a server that has it spares them a second or two."""
 _servers: dict[tuple[int, bool], ForkServer] = {}
 
 
