@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -150,6 +148,7 @@ def test_all_of_it_runs_where_nothing_is_installed_to_compare_with(
         (tmp_path / "broken" / package / "__init__.py").write_text("import a_module_that_is_not_there")
     path = os.pathsep.join([str(tmp_path / "broken"), str(BENCHMARKS.parent)])
     monkeypatch.setitem(measuring._ENVIRONMENT, "PYTHONPATH", path)
+    monkeypatch.syspath_prepend(tmp_path / "broken")
     code, told = run.main(words), capsys.readouterr()
     assert code == 0, told
     assert "Left out: picklescan does not start: failed (1): ModuleNotFoundError" in told.out
