@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any, NoReturn
 
@@ -71,16 +71,22 @@ class ForkServer:
         atexit.register(self.close)
 
     def run(
-        self, arguments: Sequence[str], folder: str, stdin: bytes | None = None, timeout: float = 120
+        self,
+        arguments: Sequence[str],
+        folder: str,
+        stdin: bytes | None = None,
+        timeout: float = 120,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """One run in `folder`, in this process' environment.
+        """One run in `folder`, in this environment; this process' own when None.
 
         Raises:
             subprocess.TimeoutExpired: It took longer than `timeout` seconds, and was killed.
         """
         output, errors = os.pipe(), os.pipe()
         handles = [_input(stdin), output[1], errors[1]]
-        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": dict(os.environ)}).encode()
+        variables = dict(os.environ if environment is None else environment)
+        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": variables}).encode()
         socket.send_fds(self._connection, [_NUMBER.pack(len(request))], handles)
         self._connection.sendall(request)
         for handle in handles:

@@ -19,6 +19,7 @@ def run(
     stdin: str | None = None,
     env: dict[str, str] | None = None,
     fresh: bool = False,
+    with_torch: bool | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """One call of the program; its output as text.
 
@@ -28,17 +29,19 @@ def run(
         stdin: What it can read; nothing when None.
         env: Variables to set beside those of this process.
         fresh: Start Python anew, for tests about that. Else the process is forked from one that has imported
-            everything, which is faster by seconds, unless `env` is given: some variables are read at import.
+            everything, which is faster by seconds, unless `env` has variables that may be read at import.
+        with_torch: Whether that process has imported PyTorch; None leaves it to the command.
     """
     words = [os.fsdecode(word) if isinstance(word, Path) else str(word) for word in arguments]
     where = os.path.abspath(folder or Path.cwd())
     data = None if stdin is None else stdin.encode()
-    if fresh or env or sys.platform != "linux":
+    if fresh or (env and not env.keys() <= _READ_AT_EACH_USE) or sys.platform != "linux":
         started = [sys.executable, "-m", "convinspect", *words]
         variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
         ended = subprocess.run(started, cwd=where, capture_output=True, input=data, env=variables, timeout=120)
     else:
-        ended = _fork_server(os.getpid(), _runs_models(words)).run(words, where, data)
+        server = fork_server(os.getpid(), _runs_models(words) if with_torch is None else with_torch)
+        ended = server.run(words, where, data, environment={**os.environ, **(env or {})})
     return subprocess.CompletedProcess(ended.args, ended.returncode, _text(ended.stdout), _text(ended.stderr))
 
 
@@ -48,10 +51,15 @@ def _runs_models(words: Sequence[str]) -> bool:
 
 
 _WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_READ_AT_EACH_USE = frozenset((
+    "COLUMNS", "TERM", "FORCE_COLOR", "NO_COLOR", "COMP_WORDS", "COMP_CWORD", "_CONVINSPECT_COMPLETE",
+    "_TYPER_COMPLETE_ARGS", "_TYPER_COMPLETE_FISH_ACTION",
+))  # fmt: skip
+"""Variables that change what a process does that has imported everything."""
 _servers: dict[tuple[int, bool], ForkServer] = {}
 
 
-def _fork_server(process: int, with_torch: bool) -> ForkServer:
+def fork_server(process: int, with_torch: bool) -> ForkServer:
     """The one of this process, which is given so that no child shares its parent's."""
     which = process, with_torch
     if which not in _servers:
