@@ -237,12 +237,12 @@ def test_the_oldest_and_the_newest_typer_will_do(tmp_path: Path, which: str) -> 
     if missing:
         pytest.skip(missing)
     env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "COLUMNS": "80"}
-    helps: list[list[object]] = [["-h"], *([name, "-h"] for name in SUMMARIES)]
+    helps = [["-h"], *([name, "-h"] for name in SUMMARIES)]
     values = ("0", "x", "1.5", "", "-1")
     shells = ("zsh", "fish")
     line = {"_TYPER_COMPLETE_ARGS": f"convinspect weights {STNKD} fc", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     bash = {"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": "convinspect con", "COMP_CWORD": "1"}
-    calls: list[tuple[list[object], dict[str, str]]] = [
+    calls: list[tuple[list[Any], dict[str, str]]] = [
         *[(words, {}) for words in helps],
         (["shapes", STNKD, "--layer", "conv*", "--width", 100, "--format", "csv"], {}),
         *(([STNKD, f"--limit={value}"], {}) for value in values),
@@ -263,9 +263,7 @@ def test_the_oldest_and_the_newest_typer_will_do(tmp_path: Path, which: str) -> 
     ended = iter([Ended(*each) for each in ends])
     helped = [next(ended) for _ in helps]
     assert {(each.code, each.err) for each in helped} == {(0, "")}
-    texts = [
-        f"$ convinspect {' '.join(map(str, words))}\n{each.out}" for words, each in zip(helps, helped, strict=True)
-    ]
+    texts = [f"$ convinspect {' '.join(words)}\n{each.out}" for words, each in zip(helps, helped, strict=True)]
     assert "\n".join(texts) == (Path(__file__).parent / "help.txt").read_text(encoding="utf-8")
     plain = run("shapes", STNKD, "--layer", "conv*", "--format", "csv").stdout
     assert next(ended) == (0, plain, "")

@@ -19,8 +19,8 @@ from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import DiffReport, Verdict
 from convinspect.errors import ConvInspectError
 from convinspect.showing.verdict import commands, pytorch_lines
+from support.in_process import command
 from support.pairs import State, drawn
-from support.program import command
 
 PAIRS = int(os.environ.get("PAIRS", "300"))
 PARTS = 4

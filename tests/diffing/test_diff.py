@@ -27,8 +27,8 @@ from convinspect.records import Container, Contents, Root, Tensor
 from convinspect.showing.commands import quoted
 from support.conversions import converted
 from support.diffing import SHAPES, Holder, typed, zeros
+from support.in_process import command, run
 from support.paths import FIXTURES
-from support.program import command, run
 
 State = dict[str, Any]
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -22,7 +22,7 @@ from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import DiffReport, Verdict
 from convinspect.diffing.fixes import ErrorReport, suggest_fixes
 from convinspect.diffing.load_error import read_error
-from support.program import command, run
+from support.in_process import command, run
 
 State = dict[str, Any]
 MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

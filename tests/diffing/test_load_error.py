@@ -21,8 +21,9 @@ from convinspect.diffing.texts.reading import read_text
 from convinspect.errors import CannotShow
 from convinspect.showing.flags import flagged
 from support.diffing import SHAPES, Holder, typed, zeros
+from support.in_process import command, run
 from support.paths import FIXTURES
-from support.program import assert_one_line, command, run
+from support.program import assert_one_line
 
 State = dict[str, Any]
 

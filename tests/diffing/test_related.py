@@ -21,7 +21,7 @@ from convinspect.diffing.fixes import suggest_fixes
 from convinspect.diffing.load_error import read_error
 from convinspect.showing.verdict import commands, pytorch_lines
 from support.diffing import Holder, typed
-from support.program import command
+from support.in_process import command
 
 State = dict[str, Any]
 

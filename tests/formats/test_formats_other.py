@@ -26,7 +26,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, NotThere, RefusedFile
 from convinspect.formats import read_contents, sources
 from convinspect.records import Module, Tensor
-from support.program import run
+from support.in_process import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 

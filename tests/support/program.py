@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from support.fork_server import ForkServer
@@ -40,17 +40,27 @@ def run(
         variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
         ended = subprocess.run(started, cwd=where, capture_output=True, input=data, env=variables, timeout=120)
     else:
-        server = fork_server(os.getpid(), _runs_models(words) if with_torch is None else with_torch)
-        ended = server.run(words, where, data, environment={**os.environ, **(env or {})})
+        ended = _forked(words, where, data, {**os.environ, **(env or {})}, with_torch)
     return subprocess.CompletedProcess(ended.args, ended.returncode, _text(ended.stdout), _text(ended.stderr))
 
 
-def _runs_models(words: Sequence[str]) -> bool:
-    """Whether a command is one that needs PyTorch; another that does imports it itself, which takes a second."""
-    return not _WITH_TORCH.isdisjoint(words) and "--bits" not in words
+def _forked(
+    words: Sequence[str], folder: str, stdin: bytes | None, env: Mapping[str, str], with_torch: bool | None
+) -> subprocess.CompletedProcess[bytes]:
+    # What one test module asks of a command is much the same each time.
+    kind = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0], words[0] if words else ""
+    if with_torch is None:
+        with_torch = kind in _importing or (not _WITH_TORCH.isdisjoint(words) and "--bits" not in words)
+    server = fork_server(os.getpid(), with_torch)
+    ended = server.run(words, folder, stdin, environment=env)
+    if server.imported_torch:
+        _importing.add(kind)
+    return ended
 
 
-_WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_WITH_TORCH = frozenset(("verify", "compare", "explain", "--model"))
+_importing: set[tuple[str, str]] = set()
+"""Test modules, and commands that imported PyTorch there; a server that has it spares them a second or two."""
 _READ_AT_EACH_USE = frozenset((
     "COLUMNS", "TERM", "FORCE_COLOR", "NO_COLOR", "COMP_WORDS", "COMP_CWORD", "_CONVINSPECT_COMPLETE",
     "_TYPER_COMPLETE_ARGS", "_TYPER_COMPLETE_FISH_ACTION",
