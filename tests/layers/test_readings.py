@@ -407,3 +407,21 @@ def test_a_bias_that_is_computed_is_a_bias(folder: Path) -> None:
 def test_no_floating_dtype_of_one_number_an_element_is_quantized(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {"conv.weight": torch.zeros(4, 6, 1, dtype=dtype), "conv.bias": torch.zeros(4, dtype=dtype)}
     assert layers_in(tmp_path, state)["conv"].kind == "Conv1d"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["kernel_size", "stride", "padding", "dilation", "groups", "in_channels", "out_channels"]
+)
+def test_settings_that_pytorch_would_not_take_are_not_known_of_a_quantized_convolution(
+    tmp_path: Path, name: str
+) -> None:
+    """A file may say anything of a layer."""
+    from torch.ao.nn import quantized
+
+    assert layer_of(tmp_path, quantized.Conv1d(4, 6, 1), whole=True).evidence == "module"
+    for value in ("training", (1, 1), (), 1.5, None, (1, "a"), True, (True,), ("same",), b"same", -3, (-3,)):
+        conv = quantized.Conv1d(4, 6, 1)
+        vars(conv)[name] = value
+        found = layer_of(tmp_path, conv, whole=True)
+        assert (found.evidence, found.kernel_size, found.stride, found.groups) == ("shape", (), None, None), value
