@@ -117,8 +117,12 @@ def verify(
     )  # fmt: skip
     check_output(output, fmt, [path, after], force)
     with sharing_ranks() as group:
-        opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
-        total = sum(0 if one is None else one.nbytes_on_disk for one in opened)
+        before = open_whole(path, root)
+        # Each tensor is told of once, with its bytes before.
+        total = before.nbytes_on_disk
+        opened = [before, None if after is None else open_alike(after, root)]
+        # Nothing here may hold it: its memory is to be free for running layers.
+        del before
         with reading_progress(total // (1 if group is None else group.size), "comparing") as advance:
             report = verify_opened(opened, options, advance, group)
     names = (short_name(path), "converted in memory" if after is None else short_name(after))
