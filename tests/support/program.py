@@ -57,7 +57,7 @@ def _saves_anew(words: Sequence[str]) -> bool:
     return len({end.endswith(".safetensors") for end in ends}) == 2
 
 
-_WITH_TORCH = frozenset(("verify", "compare", "explain"))
+_WITH_TORCH = frozenset(("verify", "compare", "explain", "--model"))
 _ANEW = frozenset(("--state-dict", "--fuse"))
 _servers: dict[tuple[int, bool], ForkServer] = {}
 
