@@ -34,6 +34,7 @@ from support.imports import import_all_modules, import_without_torch
 from support.in_process import build_every_command
 from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
+from support.unsynced import leave_unsynced
 
 _NUMBER = struct.Struct("<q")
 """How lengths, process ids and exit codes travel."""
@@ -170,6 +171,7 @@ COMMANDS_THAT_RUN = (("verify", "{file}", "{folder}/b.pt"), ("explain", "-o", "{
 def serve(handle: int, with_torch: bool) -> None:
     """Answer each request on this socket with the child's process id, then with how it ended."""
     connection = socket.socket(fileno=handle)
+    leave_unsynced()
     build_every_command()
     if with_torch:
         _import_everything()

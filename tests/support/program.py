@@ -38,11 +38,11 @@ def run(
         variables = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
         ended = subprocess.run(started, cwd=where, capture_output=True, input=data, env=variables, timeout=120)
     else:
-        ended = _fork_server(os.getpid(), _needs_torch(words)).run(words, where, data)
+        ended = _fork_server(os.getpid(), needs_torch(words)).run(words, where, data)
     return subprocess.CompletedProcess(ended.args, ended.returncode, _text(ended.stdout), _text(ended.stderr))
 
 
-def _needs_torch(words: Sequence[str]) -> bool:
+def needs_torch(words: Sequence[str]) -> bool:
     """Whether a command is one that loads PyTorch; another that does imports it itself, which takes seconds."""
     if "--bits" in words:
         return False
