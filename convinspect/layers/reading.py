@@ -6,6 +6,8 @@ otherwise the shapes do.
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 from convinspect.kinds import CONV_TRANSPOSES
 from convinspect.layers.by_shape import (
     STATISTICS,
@@ -66,19 +68,22 @@ def _empty(layer: Layer, module: Module | None) -> Layer:
 
 
 def with_channels(layer: Layer, module: Module | None) -> Layer:
-    """A quantized convolution with its channels and settings, where its module records them."""
+    """A quantized convolution with its channels and settings, where its module records them, and PyTorch would take
+    them: a file may say anything.
+    """
     said = module.attributes if module is not None else {}
-    wide_in, wide_out, groups = (said.get(name) for name in ("in_channels", "out_channels", "groups"))
+    counts = tuple(said.get(name) for name in ("in_channels", "out_channels", "groups"))
     kernel, stride, padding, dilation = (said.get(name) for name in ("kernel_size", "stride", "padding", "dilation"))
-    known = all(type(one) is int for one in (wide_in, wide_out, groups))
-    if (
-        not known
-        or not isinstance(kernel, tuple)
-        or not all(isinstance(one, tuple) for one in (stride, padding, dilation))
-    ):
+    if not (_are_sizes(counts) and _are_sizes(kernel) and _are_sizes(stride) and _are_sizes(dilation)):
         return layer
-    layer = layer._replace(evidence="module", in_width=wide_in, out_width=wide_out, groups=groups)
+    if not _are_sizes(padding, least=0) or not len(kernel) == len(stride) == len(padding) == len(dilation):
+        return layer
+    layer = layer._replace(evidence="module", in_width=counts[0], out_width=counts[1], groups=counts[2])
     return layer._replace(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
+
+
+def _are_sizes(value: Any, least: int = 1) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(value, tuple) and value != () and all(type(one) is int and one >= least for one in value)
 
 
 def with_assumptions(layer: Layer) -> Layer:

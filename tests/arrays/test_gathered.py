@@ -32,7 +32,8 @@ from convinspect.arrays.storage import Files, opened
 from convinspect.checkpoint import Checkpoint, open_checkpoint
 from convinspect.errors import BrokenFile, CannotShow, ConvInspectError
 from convinspect.formats.torch import distributed_items
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 

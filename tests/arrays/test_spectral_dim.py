@@ -18,7 +18,8 @@ from convinspect.arrays.effective import effective_weight, spectral_reading
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from convinspect.records import Doubt, Layer
-from support.program import run
+from support import program
+from support.in_process import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -198,7 +199,8 @@ def test_the_models_code_tells_it(tmp_path: Path, wrap: Any) -> None:
     torch.save({f"c.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
     source, target = tmp_path / "a.pt", tmp_path / "b.pt"
     assert run("convert", source, "-o", target, "--fuse").returncode == 2
-    done = run("convert", source, "-o", target, "--fuse", "--model", "its_code:make", folder=tmp_path)
+    # In a process of its own, since this one would keep the user's module.
+    done = program.run("convert", source, "-o", target, "--fuse", "--model", "its_code:make", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
         module(torch.zeros(1, 5, 2))

@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
-from support.program import assert_one_line, listed, run
+from support.in_process import run
+from support.program import assert_one_line, listed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

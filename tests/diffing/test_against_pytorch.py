@@ -19,10 +19,11 @@ from convinspect.diffing.checkpoints import diff
 from convinspect.diffing.differences import DiffReport, Verdict
 from convinspect.errors import ConvInspectError
 from convinspect.showing.verdict import commands, pytorch_lines
+from support.in_process import command
 from support.pairs import State, drawn
-from support.program import command
+from support.sampling import times
 
-PAIRS = int(os.environ.get("PAIRS", "300"))
+PAIRS = int(os.environ.get("PAIRS", times(120, 300)))
 PARTS = 4
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.serialization import skip_data
 
-from support.program import command
+from support.in_process import command
 
 KERNEL = (4, 3, 1)
 

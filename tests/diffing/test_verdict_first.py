@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.diffing import Holder, zeros
-from support.program import command
+from support.in_process import command
 
 LAYER: dict[str, tuple[int, ...]] = {
     "attn.q_proj.weight": (8, 8), "mlp.conv.weight": (16, 8, 1), "mlp.conv.bias": (16,)

@@ -12,7 +12,7 @@ from torch import nn
 
 import convinspect
 from convinspect.showing.verdict import commands
-from support.program import run
+from support.in_process import run
 
 FUNCTIONS: dict[str, Any] = {"old": nn.utils.weight_norm, "new": nn.utils.parametrizations.weight_norm}
 

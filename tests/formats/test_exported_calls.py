@@ -13,7 +13,7 @@ from torch.nn import functional
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from convinspect.records import Doubt, Layer
-from support.program import run
+from support.in_process import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

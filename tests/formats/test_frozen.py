@@ -16,7 +16,7 @@ from convinspect.kinds import TRANSFORMERS_CONV1D
 from convinspect.layers.find import find_layers
 from convinspect.records import Doubt, Layer
 from support.hostile import zip_of
-from support.program import run
+from support.in_process import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

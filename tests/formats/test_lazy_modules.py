@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
-from support.program import run
+from support.in_process import run
 from support.saving import layers_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")

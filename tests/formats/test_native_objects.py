@@ -17,7 +17,7 @@ from torch import nn
 from convinspect.checking.scan import check
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
-from support.program import run
+from support.in_process import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 

@@ -18,8 +18,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.checkpoints import diff
 from convinspect.formats.pieces import SHARDING
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 PIECES = FIXTURES / "parallel" / "pieces"
 FIRST, SECOND = (f"shard-0000{at}-model-00001-of-00001.safetensors" for at in (1, 2))

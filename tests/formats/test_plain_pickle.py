@@ -23,7 +23,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError
 from convinspect.formats import read_contents
 from convinspect.records import Container, Contents
-from support.program import run
+from support.in_process import run
 
 PROTOCOLS = range(6)
 MODEL = nn.Sequential(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6), nn.Conv1d(6, 5, 3, bias=False))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from convinspect.arrays.read import read_tensor
 from convinspect.formats import read_contents
-from support.program import run
+from support.in_process import run
 
 WEIGHTS = {"conv.weight": torch.randn(6, 4, 1), "conv.bias": torch.randn(6)}
 ARRAYS = {key: tensor.numpy() for key, tensor in WEIGHTS.items()} | {

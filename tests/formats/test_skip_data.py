@@ -14,7 +14,7 @@ from torch import nn
 from convinspect.checking.scan import check
 from convinspect.formats import read_contents
 from convinspect.formats.torch.skipped import NOTE
-from support.program import run
+from support.in_process import run
 
 
 def skipped(path: Path, thing: object | None = None) -> Path:

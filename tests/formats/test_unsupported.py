@@ -28,7 +28,7 @@ from convinspect.checkpoint import Checkpoint
 from convinspect.errors import BrokenFile, ConvInspectError, CutShort, NotACheckpoint, NotThere
 from convinspect.formats import read_contents
 from convinspect.formats.unsupported import kinds
-from support.program import run
+from support.in_process import run
 
 STATE = nn.Sequential(nn.Conv1d(3, 6, 1), nn.Linear(6, 4)).state_dict()
 ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}

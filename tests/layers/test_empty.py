@@ -10,7 +10,8 @@ from torch import nn
 
 from convinspect.checking.findings import CODES
 from convinspect.checking.scan import check
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 from support.saving import layers_in
 
 

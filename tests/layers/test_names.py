@@ -15,7 +15,7 @@ from convinspect.converting.plan import Request, plan
 from convinspect.layers.find import find_layers
 from convinspect.records import Doubt, Layer
 from support.conversions import converted, names, reasons
-from support.program import run
+from support.in_process import run
 from support.saving import layers_in
 
 LINEAR = (

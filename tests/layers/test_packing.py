@@ -15,7 +15,7 @@ from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from convinspect.layers.find import find_layers
 from convinspect.records import Doubt
-from support.program import run
+from support.in_process import run
 
 State = dict[str, torch.Tensor]
 

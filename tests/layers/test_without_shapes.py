@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed import checkpoint as dcp
 
 from convinspect.checkpoint import open_checkpoint
-from support.program import run
+from support.in_process import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DIRECTION = "a ConvTranspose without a bias, or of as many inputs as outputs, has the same shapes"

@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from support.program import command
+from support.in_process import command
 
 State = dict[str, Any]
 SHAPES = st.sampled_from(

@@ -11,6 +11,7 @@ import gc
 import importlib
 import io
 import json
+import mmap
 import os
 import runpy
 import selectors
@@ -23,8 +24,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib.abc import MetaPathFinder
 from typing import Any, NoReturn
 
 import pytest
@@ -46,9 +48,13 @@ class ForkServer:
     Args:
         with_torch: Import PyTorch too, for commands that run models. Each fork of a process that has it takes longer
             than most commands do.
+
+    Attributes:
+        imported_torch: Whether the last run imported PyTorch itself.
     """
 
     def __init__(self, with_torch: bool) -> None:
+        self.imported_torch = False
         ours, theirs = socket.socketpair()
         self._connection = ours
         with theirs:
@@ -72,16 +78,22 @@ class ForkServer:
         atexit.register(self.close)
 
     def run(
-        self, arguments: Sequence[str], folder: str, stdin: bytes | None = None, timeout: float = 120
+        self,
+        arguments: Sequence[str],
+        folder: str,
+        stdin: bytes | None = None,
+        timeout: float = 120,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """One run in `folder`, in this process' environment.
+        """One run in `folder`, in this environment; this process' own when None.
 
         Raises:
             subprocess.TimeoutExpired: It took longer than `timeout` seconds, and was killed.
         """
         output, errors = os.pipe(), os.pipe()
         handles = [_input(stdin), output[1], errors[1]]
-        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": dict(os.environ)}).encode()
+        variables = dict(os.environ if environment is None else environment)
+        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": variables}).encode()
         socket.send_fds(self._connection, [_NUMBER.pack(len(request))], handles)
         self._connection.sendall(request)
         for handle in handles:
@@ -91,8 +103,10 @@ class ForkServer:
         if texts is None:
             os.kill(child, signal.SIGKILL)
             self._answer()
+            self._answer()
             raise subprocess.TimeoutExpired(list(arguments), timeout)
-        return subprocess.CompletedProcess(list(arguments), self._answer(), *texts)
+        code, self.imported_torch = self._answer(), bool(self._answer())
+        return subprocess.CompletedProcess(list(arguments), code, *texts)
 
     def close(self) -> None:
         """End it."""
@@ -169,7 +183,11 @@ COMMANDS_THAT_RUN = (("verify", "{file}", "{folder}/b.pt"), ("explain", "-o", "{
 
 
 def serve(handle: int, with_torch: bool) -> None:
-    """Answer each request on this socket with the child's process id, then with how it ended."""
+    """Answer each request on this socket with the child's process id, then how it ended, and whether it imported
+    PyTorch.
+    """
+    # Shared with the children.
+    imported = mmap.mmap(-1, 1)
     connection = socket.socket(fileno=handle)
     leave_unsynced()
     build_every_command()
@@ -186,14 +204,29 @@ def serve(handle: int, with_torch: bool) -> None:
         if not head:
             return
         request = json.loads(_read_exactly(connection, _NUMBER.unpack(head)[0]))
+        imported[0] = False
         child = os.fork()
         if not child:
             connection.close()
+            if not with_torch:
+                sys.meta_path.insert(0, _Noting(imported))
             _run(request, handles)
         for given in handles:
             os.close(given)
         connection.sendall(_NUMBER.pack(child))
         connection.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+        connection.sendall(_NUMBER.pack(imported[0]))
+
+
+class _Noting(MetaPathFinder):
+    """Notes that PyTorch is imported, and leaves it to others."""
+
+    def __init__(self, imported: mmap.mmap) -> None:
+        self._imported = imported
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == "torch":
+            self._imported[0] = True
 
 
 def _import_everything() -> None:
