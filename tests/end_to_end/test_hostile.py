@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import zlib
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ from convinspect.formats import read_contents
 from support.hostile import HONEST, HOSTILE, LARGE, NOT_CHECKPOINTS
 from support.in_process import build_commands_once
 from support.promises import MEGABYTES, SECONDS, Attempt, attempted, broken, confine, size_of
+from support.sampling import EVERY_CASE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits memory by fork and setrlimit, which are POSIX")
 
@@ -26,7 +26,7 @@ COMMANDS = (["shapes", "--all"], ["weights", "--stats"], ["check", "--values"])
 
 def commands_for(name: str) -> list[list[str]]:
     """Those that run on the file of that name: one of them."""
-    if os.environ.get("EVERY_HOSTILE"):
+    if EVERY_CASE:
         return list(COMMANDS)
     return [COMMANDS[zlib.crc32(name.encode()) % len(COMMANDS)]]
 

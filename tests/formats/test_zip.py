@@ -97,9 +97,9 @@ def many_records(path: Path, count: int) -> Path:
     return path
 
 
-def test_hundreds_of_thousands_of_records_are_listed(tmp_path: Path) -> None:
-    with File(many_records(tmp_path / "a.pt", 300_000)) as file:
-        assert len(Archive(file).records) == 300_002
+def test_a_hundred_thousand_records_are_listed(tmp_path: Path) -> None:
+    with File(many_records(tmp_path / "a.pt", 100_000)) as file:
+        assert len(Archive(file).records) == 100_002
 
 
 def test_a_directory_beyond_all_measure_is_refused_before_it_is_parsed(tmp_path: Path) -> None:

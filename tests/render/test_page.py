@@ -13,15 +13,15 @@ from convinspect.explaining.example import built_in
 from convinspect.render.picture import save, save_steps
 from convinspect.showing.explain import cell_focus, frame
 from support.browser import chromium
-from support.program import run
+from support.in_process import run
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Chrome]:
-    with chromium(tmp_path / "profile") as driver:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
         yield driver
 
 

@@ -25,6 +25,7 @@ from support.imports import import_all_modules
 from support.in_process import build_commands_once
 from support.paths import FIXTURES
 from support.promises import attempted, broken, confine, size_of
+from support.sampling import EVERY_CASE
 from support.servers import Server, serving
 
 BENIGN = (
@@ -114,7 +115,7 @@ def _below(path: object, folder: Path) -> bool:
 
 def commands_for(name: str) -> tuple[tuple[str, ...], ...]:
     """Those that run on the file of that name: one of them, by turns."""
-    if os.environ.get("AUDIT_ALL"):
+    if EVERY_CASE:
         return COMMANDS
     return (COMMANDS[zlib.crc32(name.encode()) % len(COMMANDS)],)
 
@@ -126,22 +127,23 @@ def _run(options: tuple[str, ...], path: str | Path, within: AbstractContextMana
 
 
 def _warm_up(server: Server | None = None) -> None:
-    """Sound files of every kind, and one of no kind, load what our own code needs."""
+    """Sound files of every kind, and one of no kind, load what our own code needs: each by one command, by turns."""
+    # Typer evaluates our own annotations each time that it builds a command.
+    build_commands_once()
+    import_all_modules()
     if server is not None:
         for name in (*BENIGN[:3], "none.pt"):
             (server.folder / name).write_bytes((FIXTURES / name).read_bytes() if name != "none.pt" else b"")
             for options in COMMANDS:
                 _run(options, f"{server.address}/{name}")
-    # Typer evaluates our own annotations each time that it builds a command.
-    build_commands_once()
-    for name in BENIGN:
-        for options in COMMANDS:
+    for number, name in enumerate(BENIGN):
+        # The first file by all commands.
+        for options in COMMANDS if EVERY_CASE or not number else [COMMANDS[number % len(COMMANDS)]]:
             _run(options, FIXTURES / name)
-    import_all_modules()
     # How wide a character is, is looked up in a table that is loaded for the first wide one.
     cell_len("名")
     # A text pickle's strings are decoded by codecs that the standard library loads when first asked for.
-    for codec in ("raw-unicode-escape", "unicode-escape", "ascii", "latin-1", "utf-8", "cp437"):
+    for codec in ("raw-unicode-escape", "unicode-escape", "ascii", "latin-1", "utf-8", "utf-8-sig", "cp437"):
         b"a".decode(codec)
 
 

@@ -75,7 +75,7 @@ JOBLIB: dict[str, Value] = {
         wrapper(integer(len(pickled(bomb(marker)))), of=dtype("u1"), padding=None, raw=pickled(bomb(marker)))
     ),
     "stop_in_numbers": lambda marker: stream(wrapper(integer(9), of=dtype("u1"), padding=None, raw=b"." * 9)),
-    "many": lambda marker: pickled(dict_of(*((integer(i), wrapper()) for i in range(2_000)))),
+    "many": lambda marker: pickled(dict_of(*((integer(i), wrapper()) for i in range(500)))),
     "wrapper_again": lambda marker: pickled(b"](" + wrapper() + put(7) + get(7) * 1_000 + b"e"),
     "built_twice": lambda marker: stream(instance(*_CLASS) + b"}b" * 50),
     "string_of_2_mb": lambda marker: pickled(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from support import sampling
 from support.hostile.archives import exported_much_of, exported_weights, frozen_of, script_of
 from support.hostile.containers import safetensors_file, zip_file
 from support.hostile.opcodes import Builder, beside_a_layer
@@ -51,16 +52,23 @@ FROZEN_CODE = {
     "uses": b"torch.conv1d(x, CONSTANTS.c0, None, [1], [7])\n",
     "different_uses": b"".join(b"torch.linear(x, CONSTANTS.c%d, CONSTANTS.c1)" % number for number in range(1_000)),
 }  # fmt: skip
+
+
+def _code_bytes(name: str) -> int:
+    """Of frozen code: megabytes; of uses, which take two seconds each, one."""
+    return sampling.times(1_000_000 if "uses" in name else 4_000_000, 4_000_000)
+
+
 LARGE: dict[str, Builder] = {
     **{f"zip_much_of_{name}": partial(much_of, opcodes=opcodes) for name, opcodes in MUCH.items()},
     **{f"zip_half_much_of_{name}": partial(much_of, opcodes=opcodes, times=490_000) for name, opcodes in MUCH.items()},
     "zip_marks": marks,
-    "script_of_many_sources": partial(script_of, line=b" " * 1_000, times=1_000, records=500),
+    "script_of_many_sources": partial(script_of, line=b" " * 1_000, times=1_000, records=250),
     "script_of_many_names": partial(script_of, line=b"  a\n", times=250_000),
     "script_of_many_statements": partial(script_of, line=b"  a;a;a;a;a\n", times=300_000, method=0),
     "script_of_many_classes": partial(script_of, line=b"class A:\n a\n", times=80_000),
     **{
-        f"frozen_script_of_{name}": partial(frozen_of, code=code, times=4_000_000 // len(code))
+        f"frozen_script_of_{name}": partial(frozen_of, code=code, times=_code_bytes(name) // len(code))
         for name, code in FROZEN_CODE.items()
     },
     "exported_much_of_dicts": partial(exported_much_of, items=b'{"":0},', times=1_500_000),

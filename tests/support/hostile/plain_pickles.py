@@ -79,11 +79,11 @@ def _array(value: bytes) -> Value:
 
 
 def cut(parameters: bytes) -> Value:
-    """Arrays of 24 numbers, `w@@.0` and 3,000 empty ones, and what is said of parameters that were cut into parts."""
+    """Arrays of 24 numbers, `w@@.0` and 1,000 empty ones, and what is said of parameters that were cut into parts."""
     empty = array(integer(0), data=octets(b""))
-    names = b"](" + b"".join(text(f"w@@.{number}") for number in range(3_000)) + b"e" + put(9) + b"0"
+    names = b"](" + b"".join(text(f"w@@.{number}") for number in range(1_000)) + b"e" + put(9) + b"0"
     parts = [(text("w@@.0"), array(integer(24)))]
-    parts += [(text(f"w@@.{number}"), empty) for number in range(1, 3_000)]
+    parts += [(text(f"w@@.{number}"), empty) for number in range(1, 1_000)]
     return lambda marker: pickled(names + dict_of(*parts, (text("UnpackBigParamInfor@@"), parameters)))
 
 
@@ -140,7 +140,7 @@ PICKLES: dict[str, Value] = {
     "array_dtype_deep": _array(array(of=b"(" * 5_000 + b"N" + b"t" * 5_000)),
     "array_state_twice": _array(array() + tuple_of(integer(1), integers(9), dtype(), b"\x89", octets(b"")) + b"b"),
     "array_state_itself": _array(array()[:-1] + put(3) + b"0" + get(3) + get(3) + b"b"),
-    "array_thousands": _array(b"](" + array(integers(1), dtype("u1"), octets(b"\7")) * 3_000 + b"e"),
+    "array_thousands": _array(b"](" + array(integers(1), dtype("u1"), octets(b"\7")) * 1_000 + b"e"),
     "array_byte_again": _array(octets(b"\7") + put(4) + b"0" + array(integers(1), dtype("u1"), get(4))),
     "buffer_sound": _array(buffer(octets(PAYLOAD), dtype(), integers(4, 6), text("C"))),
     "buffer_axes": _array(buffer(octets(PAYLOAD), dtype(), integers(4, 6), text("K"), integers(0, 0))),
@@ -151,7 +151,7 @@ PICKLES: dict[str, Value] = {
     "xla_of_nothing": _array(call(named("torch._utils", "_rebuild_xla_tensor"), b"N", b"N", b"N", b"N")),
     "paddle_pair": _array(call(named("builtins", "tuple"), tuple_of(text("w"), array(integer(-1))))),
     "paddle_parts_sound": cut(dict_of((text("w"), said(integers(4, 6), get(9))))),
-    "paddle_parts_of_many": cut(dict_of(*((text(f"w{at}"), said(integers(5), get(9))) for at in range(3_000)))),
+    "paddle_parts_of_many": cut(dict_of(*((text(f"w{at}"), said(integers(5), get(9))) for at in range(1_000)))),
     "paddle_parts_again": cut(dict_of((text("w"), said(integers(48), b"](" + text("w@@.0") * 2 + b"e")))),
     "paddle_parts_huge": cut(dict_of((text("w"), said(integers(*[2**61] * 60), get(9))))),
     "paddle_parts_itself": cut(b"}" + put(8) + b"(" + text("w") + get(8) + b"u"),

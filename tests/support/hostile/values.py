@@ -158,7 +158,7 @@ LARGE_VALUES: dict[str, Callable[[], bytes]] = {
     "nested_lists": lambda: b"]" * 100_000 + b"a" * 99_999,
     "nested_tuples": lambda: b")" + b"\x85" * 100_000,
     "nested_dicts": lambda: nested_dicts(20_000),
-    "nested_calls": lambda: nested_calls(100_000),
+    "nested_calls": lambda: nested_calls(30_000),
     "nested_modules": lambda: nested_modules(5_000),
     "integer_of_a_million_digits": lambda: b"I" + b"9" * 1_000_000 + b"\n",
     "long_of_a_million_digits": lambda: b"L" + b"9" * 1_000_000 + b"L\n",

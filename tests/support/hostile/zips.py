@@ -108,8 +108,8 @@ def deflated_storage(tmp_path: Path, marker: Path) -> Path:
 
 
 def stored_hole(tmp_path: Path, marker: Path) -> Path:
-    """A `data.pkl` of 3 GB that takes no room on the disk."""
-    size = 3 * 2**30
+    """A `data.pkl` of half a gigabyte that takes no room on the disk, and more memory than is allowed."""
+    size = 2**29
     members = [Member("archive/data.pkl", [b"\x80\x02}"], size, hole=size - 3), stored("data/0", PAYLOAD)]
     return raw_zip(tmp_path / "hole.pt", members)
 
@@ -122,9 +122,9 @@ def odd_zip(tmp_path: Path, marker: Path, member: Member) -> Path:
 
 
 def many_members(tmp_path: Path, marker: Path) -> Path:
-    """60,000 empty records beside the real ones."""
+    """20,000 empty records beside the real ones."""
     stream = pickled(dict_of((text("conv.weight"), tensor())))
-    empty = [Member(f"archive/data/{index}", [], 0) for index in range(1, 60_000)]
+    empty = [Member(f"archive/data/{index}", [], 0) for index in range(1, 20_000)]
     return raw_zip(tmp_path / "many.pt", [stored("data.pkl", stream), stored("data/0", PAYLOAD), *empty])
 
 
