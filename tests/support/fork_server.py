@@ -36,6 +36,7 @@ from support.imports import import_all_modules, import_without_torch
 from support.in_process import build_every_command
 from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
+from support.unsynced import leave_unsynced
 
 _NUMBER = struct.Struct("<q")
 """How lengths, process ids and exit codes travel."""
@@ -188,6 +189,7 @@ def serve(handle: int, with_torch: bool) -> None:
     # Shared with the children.
     imported = mmap.mmap(-1, 1)
     connection = socket.socket(fileno=handle)
+    leave_unsynced()
     build_every_command()
     if with_torch:
         _import_everything()

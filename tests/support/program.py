@@ -50,7 +50,7 @@ def _forked(
     # What one test module asks of a command is much the same each time.
     kind = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0], words[0] if words else ""
     if with_torch is None:
-        with_torch = kind in _importing or (not _WITH_TORCH.isdisjoint(words) and "--bits" not in words)
+        with_torch = kind in _importing or needs_torch(words)
     server = fork_server(os.getpid(), with_torch)
     ended = server.run(words, folder, stdin, environment=env)
     if server.imported_torch:
@@ -58,6 +58,22 @@ def _forked(
     return ended
 
 
+def needs_torch(words: Sequence[str]) -> bool:
+    """Whether a command is known to load PyTorch: others may do so, too."""
+    if "--bits" in words:
+        return False
+    return not _WITH_TORCH.isdisjoint(words) or ("convert" in words and _saves_anew(words))
+
+
+def _saves_anew(words: Sequence[str]) -> bool:
+    """Whether `convert` has PyTorch write the file: tensors that it calculates, or that were in another format."""
+    if not _ANEW.isdisjoint(words):
+        return True
+    ends = [words[at + 1] for at, word in enumerate(words[:-1]) if word in ("convert", "-o", "--output")]
+    return len({end.endswith(".safetensors") for end in ends}) == 2
+
+
+_ANEW = frozenset(("--state-dict", "--fuse"))
 _WITH_TORCH = frozenset(("verify", "compare", "explain", "--model"))
 _importing: set[tuple[str, str]] = set()
 """Test modules, and commands that imported PyTorch there; a server that has it spares them a second or two."""
