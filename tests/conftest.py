@@ -18,6 +18,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure() -> None:
+    """Before anything of the program is imported, which may keep the function."""
+    from support.unsynced import leave_unsynced
+
+    leave_unsynced()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_fork_server_is_left() -> Iterator[None]:
     """The processes that start the program end with the tests, in time for their coverage to be counted."""

@@ -20,6 +20,7 @@ from convinspect.arrays.read import ML_DTYPES, NUMPY, Array, numpy_dtype, read_b
 from convinspect.arrays.storage import Fetch
 from convinspect.errors import BrokenFile, CannotShow, NotThere, RefusedFile
 from convinspect.records import Storage, Tensor
+from support.sampling import times
 
 DTYPES = sorted(NUMPY | ML_DTYPES | {"complex32"})
 BEFORE = 13
@@ -183,7 +184,7 @@ def views(draw: st.DrawFn) -> torch.Tensor:
     return values
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(values=views(), byteorder=st.sampled_from(["little", "big"]))
 def test_any_view_reads_as_in_torch(
     tmp_path_factory: pytest.TempPathFactory, values: torch.Tensor, byteorder: str
@@ -191,7 +192,7 @@ def test_any_view_reads_as_in_torch(
     check(written(tmp_path_factory.getbasetemp() / "any", values, byteorder), values)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     strides=st.lists(st.integers(0, 9), min_size=3, max_size=3),

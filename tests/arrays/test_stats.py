@@ -20,6 +20,7 @@ from convinspect.arrays.read import Array
 from convinspect.arrays.stats import Stats, of, of_layers
 from convinspect.errors import BrokenFile
 from convinspect.records import Layer, Storage, Tensor
+from support.sampling import times
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
@@ -116,7 +117,7 @@ def test_large_types(dtype: str) -> None:
 floats = st.floats(-1e6, 1e6, width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(values=hnp.arrays(np.float32, st.integers(0, 60), elements=floats), run=st.integers(1, 20))
 def test_any_floats_in_runs_of_any_length(values: Array, run: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -54,8 +54,9 @@ from support.hostile import (
     zip_file,
     zip_of,
 )
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
+from support.sampling import some
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -311,11 +312,11 @@ def one_of(thing: object, module: str) -> bool:
     return isinstance(thing, type) and thing.__module__ == module
 
 
-def test_a_name_of_a_million_parts_is_judged_at_once() -> None:
+def test_a_name_of_a_hundred_thousand_parts_is_judged_at_once() -> None:
     start = time.process_time()
     for part in ("torch", "a", "urllib2", "builtins"):
-        classify_global(".".join([part] * 500_000))
-    assert time.process_time() - start < 5
+        classify_global(".".join([part] * 100_000))
+    assert time.process_time() - start < 2
 
 
 def test_names_past_those_that_are_listed_are_counted(tmp_path: Path) -> None:
@@ -623,12 +624,13 @@ def test_every_flipped_byte_of_a_small_file_is_found(tmp_path: Path) -> None:
     good = saved(tmp_path, {"w": torch.randn(3)})
     content = good.read_bytes()
     quiet = []
-    for offset in range(len(content)):
+    offsets = some(range(len(content)), 400)
+    for offset in offsets:
         bad = flip_byte(good, tmp_path, offset)
         if check(bad).exit_code == 0:
             quiet.append(offset)
     # Versions, times and attributes mean nothing to anyone who reads a checkpoint.
-    assert len(quiet) < 0.13 * len(content)
+    assert len(quiet) < 0.13 * len(offsets)
     with zipfile.ZipFile(good) as archive:
         payloads = [(payload_at(good, info.filename), info.file_size) for info in archive.infolist()]
     assert not [at for at in quiet if any(start <= at < start + size for start, size in payloads)]

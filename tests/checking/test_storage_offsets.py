@@ -17,8 +17,9 @@ from torch import nn
 from convinspect.checking.scan import check
 from convinspect.formats.files import File
 from convinspect.formats.zip.archive import Archive
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
+from support.sampling import times
 from support.storage_offsets import aligned_by, load_by_calculation, same, save_aligned
 
 SIZES = st.lists(st.sampled_from([0, 1, 3, 16, 63, 64, 65, 1000, 4096]) | st.integers(0, 5000), min_size=1, max_size=12)
@@ -35,7 +36,7 @@ def tensors(sizes: list[int]) -> dict[str, torch.Tensor]:
     return made
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(40, 80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(alignment=ALIGNMENTS, sizes=SIZES)
 def test_what_torch_writes_is_as_torch_calculates(tmp_path: Path, alignment: int, sizes: list[int]) -> None:
     before = tensors(sizes)
@@ -115,7 +116,7 @@ def claiming(path: Path, alignment: bytes) -> Path:
     return target
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(30, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(claim=ALIGNMENTS, sizes=SIZES)
 def test_a_claim_is_found_where_torch_would_read_other_bytes(tmp_path: Path, claim: int, sizes: list[int]) -> None:
     """The oracle: PyTorch's own comparison of what it calculates with what the headers say."""

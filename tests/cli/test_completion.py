@@ -30,11 +30,10 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with a model, a copy of it and an optimizer."""
     model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.ReLU(), nn.Linear(4, 4), nn.BatchNorm1d(4))
-    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
-    # As after a step, which itself would import PyTorch's compiler.
-    for parameter in model.parameters():
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    state = {"model": model.state_dict(), "ema": model.state_dict(), "optimizer": optimizer.state_dict()}
+    # As one that has made a step; PyTorch's own would import its compiler.
+    momenta = {i: {"momentum_buffer": torch.zeros_like(one)} for i, one in enumerate(model.parameters())}
+    optimizer = {"state": momenta, "param_groups": [{"lr": 0.001, "params": list(momenta)}]}
+    state = {"model": model.state_dict(), "ema": model.state_dict(), "optimizer": optimizer}
     path = tmp_path_factory.mktemp("trained") / "trained.pt"
     torch.save(state, path)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -19,8 +20,9 @@ from typer.core import TyperCommand
 from convinspect.cli import parameters
 from convinspect.cli.commands import SUMMARIES, QuickCommand, load
 from convinspect.cli.described import describe
+from support.in_process import Ended
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STNKD = FIXTURES / "pointnet_stnkd.pt"
@@ -35,19 +37,28 @@ except SystemExit as ended:
 """
 
 
-EVERY_HELP = """
-import sys
-from convinspect.cli.commands import SUMMARIES
+CALLS = """
+import io, json, os, sys
+from contextlib import redirect_stderr, redirect_stdout
+import typer
 from convinspect.cli.main import main
 
-for at, words in enumerate([["-h"], *([name, "-h"] for name in SUMMARIES)]):
-    print("\\n" * bool(at) + "$ convinspect", *words)
+ends = []
+for words, variables in json.load(sys.stdin):
     sys.argv = ["convinspect", *words]
-    try:
-        main()
-    except SystemExit as ended:
-        assert ended.code == 0
+    os.environ.update(variables)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    for name in variables:
+        del os.environ[name]
+    ends.append((code or 0, out.getvalue(), err.getvalue()))
+json.dump((typer.__file__, typer.__version__, ends), sys.stdout)
 """
+"""Makes these calls in one process, and says with which Typer."""
 
 
 def loaded(*words: object) -> set[str]:
@@ -200,6 +211,11 @@ def test_where_typer_is_another_it_converts_by_itself() -> None:
 # ------------------------------------------------------------------------------------- the versions that are admitted
 
 
+def assert_one_line(ended: Ended, words: str) -> None:
+    assert (ended.code, ended.err.count("\n"), ended.err[:7]) == (2, 1, "error: ")
+    assert words in ended.err
+
+
 def install(requirement: str, folder: Path) -> str | None:
     """Put Typer into a folder of its own; why it is not there, otherwise."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -221,32 +237,42 @@ def test_the_oldest_and_the_newest_typer_will_do(tmp_path: Path, which: str) -> 
     if missing:
         pytest.skip(missing)
     env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "COLUMNS": "80"}
-    there = subprocess.run(
-        [sys.executable, "-c", "import typer; print(typer.__file__, typer.__version__)"],
-        env={**os.environ, **env}, capture_output=True, text=True,
+    helps = [["-h"], *([name, "-h"] for name in SUMMARIES)]
+    values = ("0", "x", "1.5", "", "-1")
+    shells = ("zsh", "fish")
+    line = {"_TYPER_COMPLETE_ARGS": f"convinspect weights {STNKD} fc", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    bash = {"_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": "convinspect con", "COMP_CWORD": "1"}
+    calls: list[tuple[list[Any], dict[str, str]]] = [
+        *[(words, {}) for words in helps],
+        (["shapes", STNKD, "--layer", "conv*", "--width", 100, "--format", "csv"], {}),
+        *(([STNKD, f"--limit={value}"], {}) for value in values),
+        (["explain", "--samples", 10_001], {}),
+        (["shape", STNKD], {}),
+        ([], bash),
+        *(([], {**line, "_CONVINSPECT_COMPLETE": f"complete_{shell}"}) for shell in shells),
+        (["--show-completion", "zsh"], {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS], env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8",
+        input=json.dumps([([str(word) for word in words], variables) for words, variables in calls]),
     )  # fmt: skip
-    file, version = there.stdout.split()
+    assert (done.returncode, done.stderr) == (0, "")
+    file, version, ends = json.loads(done.stdout)
     assert Path(file).is_relative_to(tmp_path)
     assert which == "newest" or version.startswith(admitted[1])
-    helped = subprocess.run(
-        [sys.executable, "-c", EVERY_HELP], env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8"
-    )
-    assert (helped.returncode, helped.stderr) == (0, "")
-    assert helped.stdout == (Path(__file__).parent / "help.txt").read_text(encoding="utf-8")
-    shapes = run("shapes", STNKD, "--layer", "conv*", "--width", 100, "--format", "csv", env=env)
-    assert (shapes.returncode, shapes.stdout) == (0, run("shapes", STNKD, "--layer", "conv*", "--format", "csv").stdout)
-    for value in ("0", "x", "1.5", "", "-1"):
-        said = run(STNKD, f"--limit={value}", env=env)
-        assert_one_line(said, "--limit takes a whole number of at least 1; see convinspect shapes -h")
-    assert_one_line(run("explain", "--samples", 10_001, env=env), "--samples takes a whole number from 1 to 10,000;")
-    assert_one_line(run("shape", STNKD, env=env), "no such command 'shape'; did you mean shapes?")
-    completed = run(
-        env={**env, "_CONVINSPECT_COMPLETE": "complete_bash", "COMP_WORDS": "convinspect con", "COMP_CWORD": "1"}
-    )
-    assert completed.stdout.split() == ["convert"]
-    line = {"_TYPER_COMPLETE_ARGS": f"convinspect weights {STNKD} fc", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    for shell in ("zsh", "fish"):
-        completed = run(env={**env, **line, "_CONVINSPECT_COMPLETE": f"complete_{shell}"})
-        assert re.findall(r"fc\d", completed.stdout) == ["fc1", "fc2", "fc3"]
-    script = run("--show-completion", "zsh", env={**env, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}).stdout
-    assert script.count('&& _convinspect_completion "$@"') == 1
+    ended = iter([Ended(*each) for each in ends])
+    helped = [next(ended) for _ in helps]
+    assert {(each.code, each.err) for each in helped} == {(0, "")}
+    texts = [f"$ convinspect {' '.join(words)}\n{each.out}" for words, each in zip(helps, helped, strict=True)]
+    assert "\n".join(texts) == (Path(__file__).parent / "help.txt").read_text(encoding="utf-8")
+    plain = run("shapes", STNKD, "--layer", "conv*", "--format", "csv").stdout
+    assert next(ended) == (0, plain, "")
+    for _ in values:
+        assert_one_line(next(ended), "--limit takes a whole number of at least 1; see convinspect shapes -h")
+    assert_one_line(next(ended), "--samples takes a whole number from 1 to 10,000;")
+    assert_one_line(next(ended), "no such command 'shape'; did you mean shapes?")
+    assert next(ended).out.split() == ["convert"]
+    for _ in shells:
+        assert re.findall(r"fc\d", next(ended).out) == ["fc1", "fc2", "fc3"]
+    assert next(ended).out.count('&& _convinspect_completion "$@"') == 1
+    assert next(ended, None) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,22 @@ STNKD = FIXTURES / "pointnet_stnkd.pt"
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `import torch` ends as it does where there is none."""
+def folder(tmp_path: Path) -> Path:
+    """A folder in which `import torch` ends as it does where there is none: Python looks there first."""
     absent = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
     (tmp_path / "torch.py").write_text(absent)
-    root = Path(__file__).resolve().parent.parent.parent
-    return {"PYTHONPATH": f"{tmp_path}:{root}"}
+    return tmp_path
+
+
+def run_without(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return run(*words, folder=folder, with_torch=False)
+
+
+def test_a_new_process_says_the_same(folder: Path) -> None:
+    """The other tests fork one that has imported everything else."""
+    result = run("verify", STNKD, folder=folder, fresh=True)
+    assert (result.returncode, result.stderr) == (2, run_without(folder, "verify", STNKD).stderr)
+    assert run("shapes", STNKD, folder=folder, fresh=True).stdout == run_without(folder, "shapes", STNKD).stdout
 
 
 @pytest.mark.parametrize(
@@ -31,18 +42,18 @@ def env(tmp_path: Path) -> dict[str, str]:
         ("explain", STNKD, "conv1"),
     ],
 )
-def test_what_runs_layers_says_what_is_missing(env: dict[str, str], words: tuple[object, ...]) -> None:
-    result = run(*words, env=env)
+def test_what_runs_layers_says_what_is_missing(folder: Path, words: tuple[object, ...]) -> None:
+    result = run_without(folder, *words)
     assert_one_line(result, f"error: {words[0]} ", "PyTorch", "pip install torch")
     assert result.stdout == ""
 
 
-def test_verify_asks_for_it_when_layers_are_to_run(env: dict[str, str], tmp_path: Path) -> None:
-    converted = tmp_path / "linear.pt"
-    run("convert", STNKD, "--to", "linear", "-o", converted, env=env)
-    assert_one_line(run("verify", STNKD, converted, env=env), "verify ", "PyTorch")
-    assert run("verify", STNKD, converted, "--bits", env=env).returncode == 0
-    assert run("verify", STNKD, STNKD, env=env).returncode == 0
+def test_verify_asks_for_it_when_layers_are_to_run(folder: Path) -> None:
+    converted = folder / "linear.pt"
+    run_without(folder, "convert", STNKD, "--to", "linear", "-o", converted)
+    assert_one_line(run_without(folder, "verify", STNKD, converted), "verify ", "PyTorch")
+    assert run_without(folder, "verify", STNKD, converted, "--bits").returncode == 0
+    assert run_without(folder, "verify", STNKD, STNKD).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -58,8 +69,8 @@ def test_verify_asks_for_it_when_layers_are_to_run(env: dict[str, str], tmp_path
         ("--help",),
     ],
 )
-def test_what_reads_and_writes_works(env: dict[str, str], words: tuple[object, ...]) -> None:
-    result = run(*words, env=env)
+def test_what_reads_and_writes_works(folder: Path, words: tuple[object, ...]) -> None:
+    result = run_without(folder, *words)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -72,14 +83,10 @@ def test_what_reads_and_writes_works(env: dict[str, str], words: tuple[object, .
         ("weight_norm_old.pt", ("--fuse", "-o", "new.pt")),
     ],
 )
-def test_what_is_written_by_it_asks_for_it(
-    env: dict[str, str], tmp_path: Path, name: str, options: tuple[str, ...]
-) -> None:
-    folder = tmp_path / "written"
-    folder.mkdir()
-    result = run("convert", FIXTURES / name, *options, folder=folder, env=env)
+def test_what_is_written_by_it_asks_for_it(folder: Path, name: str, options: tuple[str, ...]) -> None:
+    result = run_without(folder, "convert", FIXTURES / name, *options)
     assert_one_line(result, "error: convert needs PyTorch", "pip install torch")
-    assert not list(folder.iterdir())
+    assert {path.name for path in folder.iterdir()} <= {"torch.py", "__pycache__"}
 
 
 def test_another_missing_module_is_a_bug(tmp_path: Path) -> None:

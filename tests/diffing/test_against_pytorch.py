@@ -21,8 +21,9 @@ from convinspect.errors import ConvInspectError
 from convinspect.showing.verdict import commands, pytorch_lines
 from support.in_process import command
 from support.pairs import State, drawn
+from support.sampling import times
 
-PAIRS = int(os.environ.get("PAIRS", "300"))
+PAIRS = int(os.environ.get("PAIRS", times(120, 300)))
 PARTS = 4
 
 

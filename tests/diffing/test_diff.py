@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from support.conversions import converted
 from support.diffing import SHAPES, Holder, typed, zeros
 from support.in_process import command, run
 from support.paths import FIXTURES
+from support.sampling import times
 
 State = dict[str, Any]
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=times(30, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def held(folder: Path, a: State, b: State, **wish: Any) -> DiffReport:
@@ -219,7 +220,7 @@ def in_memory(tensors: dict[str, tuple[tuple[int, ...], str]]) -> Checkpoint:
     return Checkpoint(Contents(Path("x.pt"), Container.TORCH_ZIP, (Root("", "model", listed),), 0))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(TENSORS)
 def test_a_checkpoint_is_the_same_as_itself(tensors: dict[str, tuple[tuple[int, ...], str]]) -> None:
     report = diff(in_memory(tensors), in_memory(tensors))
@@ -228,7 +229,7 @@ def test_a_checkpoint_is_the_same_as_itself(tensors: dict[str, tuple[tuple[int, 
     assert report.counts["same"] == len(tensors)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(TENSORS, TENSORS)
 @example(
     # Where one key is as the prefix of the others, only one direction has a rule for all.
@@ -263,7 +264,7 @@ LEAVES = st.tuples(st.sampled_from(["module", "model", "enc", "0"]), st.sampled_
 PLAIN = st.dictionaries(LEAVES, SHAPES, min_size=1, max_size=5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(PLAIN, PLAIN, st.booleans())
 def test_the_verdict_is_that_of_pytorch(
     a: dict[str, tuple[int, ...]], b: dict[str, tuple[int, ...]], alike: bool
@@ -561,27 +562,33 @@ def test_ends_with_zero_one_or_two(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def probe(*words: object) -> str:
-    """Which of the heavy packages a call loads."""
+def probe(*calls: Sequence[object]) -> list[str]:
+    """Which of the heavy packages are loaded after each of the calls, in one process."""
     script = (
-        "import sys; sys.argv = ['convinspect', *sys.argv[1:]]\n"
+        "import json, sys\n"
         "from convinspect.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print({'torch', 'numpy', 'rich'} & set(sys.modules), file=sys.stderr)"
+        "for call in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['convinspect', *call]\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "    print({'torch', 'numpy', 'rich'} & set(sys.modules), file=sys.stderr)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, timeout=60
-    )
-    return result.stderr.strip()
+    words = json.dumps([list(map(str, call)) for call in calls])
+    result = subprocess.run([sys.executable, "-c", script, words], capture_output=True, text=True, timeout=60)
+    return result.stderr.splitlines()
 
 
 def test_structure_alone_loads_neither_torch_nor_numpy() -> None:
     stnkd = FIXTURES / "pointnet_stnkd.pt"
-    assert probe("diff", stnkd, FIXTURES / "pointnet_stnkd.safetensors") == "set()"
-    assert probe("diff", FIXTURES / "vae_attention.safetensors", FIXTURES / "prefixes_module.pt") == "set()"
-    assert probe("diff", stnkd, "--error", FIXTURES / "pointnet_stnkd_load_error.txt") == "set()"
-    assert "torch" not in probe("diff", stnkd, stnkd, "--values")
+    *structure, values = probe(
+        ("diff", stnkd, FIXTURES / "pointnet_stnkd.safetensors"),
+        ("diff", FIXTURES / "vae_attention.safetensors", FIXTURES / "prefixes_module.pt"),
+        ("diff", stnkd, "--error", FIXTURES / "pointnet_stnkd_load_error.txt"),
+        ("diff", stnkd, stnkd, "--values"),
+    )
+    assert structure == ["set()"] * 3
+    assert "numpy" in values
+    assert "torch" not in values
 
 
 def test_json_is_as_documented(tmp_path: Path) -> None:

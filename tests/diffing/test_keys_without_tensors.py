@@ -23,9 +23,10 @@ from convinspect.diffing.differences import DiffReport, Verdict
 from convinspect.diffing.fixes import ErrorReport, suggest_fixes
 from convinspect.diffing.load_error import read_error
 from support.in_process import command, run
+from support.sampling import times
 
 State = dict[str, Any]
-MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=times(40, 100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Extra(nn.Module):

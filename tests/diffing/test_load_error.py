@@ -24,6 +24,7 @@ from support.diffing import SHAPES, Holder, typed, zeros
 from support.in_process import command, run
 from support.paths import FIXTURES
 from support.program import assert_one_line
+from support.sampling import times
 
 State = dict[str, Any]
 
@@ -63,7 +64,7 @@ def expected(model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(SIZED, SIZED, st.booleans())
 def test_all_that_pytorch_says_is_read(
     model: dict[str, tuple[int, ...]], state: dict[str, tuple[int, ...]], alike: bool
@@ -160,7 +161,7 @@ PIECES = ['"', "size mismatch for ", ": copying a param with shape torch.Size(["
           'Missing key(s) in state_dict: "']  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(CannotShow):
@@ -175,7 +176,7 @@ def test_long_texts_take_no_long_time() -> None:
         '", "',
     ):
         with pytest.raises(CannotShow):
-            read_error(piece.replace('"a", ', "") * 20_000)
+            read_error(piece.replace('"a", ', "") * 5_000)
 
 
 # ------------------------------------------------------------------------------------------------------ answering it

@@ -22,6 +22,7 @@ from convinspect.diffing.load_error import read_error
 from convinspect.showing.verdict import commands, pytorch_lines
 from support.diffing import Holder, typed
 from support.in_process import command
+from support.sampling import times
 
 State = dict[str, Any]
 
@@ -320,7 +321,7 @@ def _pairs_of_shapes(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     return a, b.reshape(shape).contiguous()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(40, 100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_pairs_of_shapes())
 def test_what_is_named_makes_the_other_shape_and_its_numbers(
     tmp_path: Path, drawn: tuple[torch.Tensor, torch.Tensor]

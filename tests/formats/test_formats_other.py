@@ -27,10 +27,11 @@ from convinspect.errors import BrokenFile, ConvInspectError, NotACheckpoint, Not
 from convinspect.formats import read_contents, sources
 from convinspect.records import Module, Tensor
 from support.in_process import run
+from support.sampling import times
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
-SOME = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(deadline=None, max_examples=times(40, 80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16]
 DTYPES += [torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.complex64]
 DTYPES += [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu]
@@ -133,7 +134,7 @@ def test_malformed_safetensors_header(tmp_path: Path, name: str) -> None:
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
     text=st.sampled_from([b"", b"{", b'"F32"', b"-1", b"null", b"[[", b"1e9"]),
 )
-@settings(SOME, max_examples=100)
+@settings(SOME, max_examples=times(40, 100))
 def test_changed_safetensors_header(tmp_path: Path, cut: int, changes: list[tuple[int, int]], text: bytes) -> None:
     header = bytearray(json.dumps({"a.weight": entry(), "b": entry(dtype="I64", shape=[], offsets=[8, 16])}).encode())
     for place, value in changes:

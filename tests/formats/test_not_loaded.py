@@ -17,7 +17,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.diffing.differences import Verdict
 from convinspect.errors import BrokenFile
 from convinspect.formats import read_contents
-from support.program import run
+from support.in_process import run
 
 
 def written(path: Path, header: dict[str, Any] | str, nbytes: int) -> Path:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ class Net(nn.Module):
         return self.dequant(self.fc(x.mean((2, 3))))
 
 
+@cache
 def quantized(engine: str) -> Any:
+    """A model of this engine, which no test changes."""
     torch.backends.quantized.engine = engine
     torch.manual_seed(3)
     net = Net().eval()
@@ -80,12 +83,19 @@ def same_as(layer: Layer, weight: torch.Tensor, bias: torch.Tensor | None) -> No
         assert (read_tensor(layer.bias) == bias.detach().numpy()).all()
 
 
+@cache
+def scripted(engine: str, traced: bool) -> tuple[Any, Any]:
+    """A quantized model, and its script, which freezing leaves as it is."""
+    net = quantized(engine)
+    return net, torch.jit.trace(net, torch.randn(2, 4, 5, 5)) if traced else torch.jit.script(net)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_packed_layers_are_listed(tmp_path: Path, engine: str, traced: bool, frozen: bool) -> None:
-    net = quantized(engine)
-    script = torch.jit.trace(net, torch.randn(2, 4, 5, 5)) if traced else torch.jit.script(net)
+    torch.backends.quantized.engine = engine
+    net, script = scripted(engine, traced)
     (torch.jit.freeze(script) if frozen else script).save(tmp_path / "model.pt")
     layers = [layer for layer in find_layers(open_checkpoint(tmp_path / "model.pt")) if "quantized" in layer.kind]
     assert [layer.kind for layer in layers] == ["Conv (quantized)", "Conv (quantized)", "Linear (quantized)"]

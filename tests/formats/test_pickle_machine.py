@@ -25,10 +25,11 @@ from convinspect.formats.pickle.machine import reader, walk
 from convinspect.formats.pickle.values import Blob, Call, Dict, OutOfBand, Persistent, Set, Tuple
 from convinspect.formats.torch.tree import find_roots
 from convinspect.records import Span, Storage, Tensor
+from support.sampling import times
 
 Dumps = Callable[[Any, int], bytes]
 
-SOME, MANY = (settings(deadline=None, max_examples=count) for count in (50, 250))
+SOME, MANY = (settings(deadline=None, max_examples=count) for count in (times(30, 50), times(60, 250)))
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 NUMBERS = st.booleans() | st.integers() | st.integers(-(2**2100), 2**2100) | st.floats(allow_nan=False)
@@ -303,7 +304,7 @@ def test_spans_hold_the_size_and_the_stride(protocol: int, shapes: list[list[int
 
 
 def test_spans_over_many_frames() -> None:
-    data = pickle_of({f"layer{index}.weight": torch.empty(index, 3, 1) for index in range(3000)}, 4)
+    data = pickle_of({f"layer{index}." + "long" * 60: torch.empty(index, 3, 1) for index in range(900)}, 4)
     frames = [position or 0 for opcode, _, position in pickletools.genops(data) if opcode.name == "FRAME"]
     assert len(frames) > 2
     tensors = tensors_of(data)

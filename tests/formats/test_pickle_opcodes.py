@@ -21,7 +21,9 @@ from support.paths import TESTS
 sys.path.insert(0, str(TESTS / "fuzz"))
 from pickle_mutations import mutated
 
-MANY = settings(deadline=None, max_examples=100)
+from support.sampling import times
+
+MANY = settings(deadline=None, max_examples=times(50, 100))
 
 SCALARS = (
     st.none()

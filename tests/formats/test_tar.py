@@ -17,6 +17,7 @@ from convinspect.formats.containers import tar
 from convinspect.formats.containers.member import Inside
 from convinspect.formats.files import File
 from convinspect.formats.sources import InMemory
+from support.sampling import times
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 NAMES = st.lists(
@@ -49,7 +50,7 @@ def of_library(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(30, 60), deadline=None)
 @given(files=st.dictionaries(NAMES, st.binary(max_size=1500), max_size=5))
 def test_members_are_those_of_the_standard_library(form: int, files: dict[str, bytes]) -> None:
     try:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from convinspect.layers.folding import fold, unfolded
 from convinspect.records import Layer, Tensor
+from support.sampling import times
 
 
 def layer(name: str, shape: tuple[int, ...] = (4, 6, 1), kind: str = "Conv1d", tags: tuple[str, ...] = ()) -> Layer:
@@ -40,7 +41,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=4).map(".".join)
 SHAPES = st.sampled_from([(4, 6, 1), (4, 6, 1), (8, 6, 1)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(st.lists(st.tuples(NAMES, SHAPES), unique_by=lambda pair: pair[0], max_size=16))
 @example([(f"{i}.a.{j}", (4, 6, 1)) for i in range(3) for j in range(2)])
 @example([("a.0", (4, 6, 1)), ("a.00", (4, 6, 1)), ("a.1", (4, 6, 1))])

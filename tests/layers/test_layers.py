@@ -20,6 +20,7 @@ from convinspect.kinds import LISTED
 from convinspect.layers.find import find_layers
 from convinspect.layers.select import select, select_one
 from convinspect.records import Layer
+from support.sampling import times
 from support.saving import State, layer_of, layers_in, opened, zeros
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -277,7 +278,7 @@ KEYS = st.lists(WORDS | MORE | st.text(max_size=3), min_size=1, max_size=5).map(
 SHAPES = st.lists(st.integers(0, 3), max_size=6).map(tuple)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(st.dictionaries(KEYS, SHAPES, min_size=1, max_size=8))
 @example({"weight": (), ".weight": (), ".parametrizations.weight.original": (), "a.": (), "a": (), "": ()})
 def test_each_tensor_of_any_name_belongs_to_one_layer(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ from convinspect.errors import CannotConvert
 from convinspect.layers.find import find_layers
 from convinspect.layouts import KnownFrom, Maker
 from convinspect.records import Doubt, Layer
-from support.program import run
+from support.in_process import run
 
 Saved = dict[str, torch.Tensor]
 

@@ -17,6 +17,7 @@ from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from convinspect.records import Layer
 from support.program import assert_one_line, command
+from support.sampling import times
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 TRANSPOSED: list[Any] = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
@@ -48,7 +49,7 @@ def cuts_patches(conv: Any) -> bool:
     return bool((gradient == conv.out_channels).all()) and y.shape[2:] == torch.Size([3] * len(kernel))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=times(40, 100))
 @given(st.data())
 def test_a_recorded_stride_tells(data: st.DataObject) -> None:
     dims = data.draw(st.integers(1, 3))

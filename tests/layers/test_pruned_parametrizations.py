@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
-from support.program import run
+from support.in_process import run
 
 
 class Doubled(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from convinspect.records import Layer
+from support.sampling import times
 from support.saving import layer_of, layers_in, zeros
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
@@ -59,7 +60,7 @@ def convolutions(draw: st.DrawFn) -> Conv:
     return conv
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(30, 60), deadline=None)
 @given(convolutions())
 def test_a_pickled_convolution_tells_everything(folder: Path, conv: Conv) -> None:
     layer = layer_of(folder, conv, whole=True)
@@ -74,7 +75,7 @@ def test_a_pickled_convolution_tells_everything(folder: Path, conv: Conv) -> Non
     assert ("stride" in " ".join(layer.tags)) == (layer.pointwise and set(conv.stride) != {1})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=times(40, 80), deadline=None)
 @given(convolutions())
 @example(nn.ConvTranspose1d(6, 4, 1))
 @example(nn.ConvTranspose1d(4, 4, 1))
@@ -100,7 +101,7 @@ def test_a_state_dict_of_a_convolution_tells_what_its_shapes_tell(folder: Path, 
     assert (layer.in_width, layer.out_width) == (conv.in_channels, conv.out_channels)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=times(40, 80), deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.none() | st.integers(1, 12))
 def test_no_false_certainty_of_convolutions(folder: Path, first: int, second: int, k: int, bias: int | None) -> None:
     def fits(make: Callable[..., nn.Module], *widths: int, groups: int) -> bool:
@@ -191,7 +192,7 @@ def test_linear(folder: Path, wide_in: int, wide_out: int, bias: bool, whole: bo
 NAMES = st.sampled_from(["fc", "c_attn", "c_proj", "c_fc", "q_attn", "wte", "tok_emb"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=times(40, 80), deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.none() | st.integers(1, 5), NAMES)
 @example(4, 4, 4, "c_proj")
 def test_no_false_certainty_of_matrices(folder: Path, rows: int, columns: int, bias: int | None, name: str) -> None:

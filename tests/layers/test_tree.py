@@ -21,6 +21,7 @@ from convinspect.layers.tree import DEEPEST, Node, joined, module_tree, walk
 from convinspect.records import Contents, Root, Tensor
 from convinspect.showing.shapes import totals
 from support.paths import FIXTURES
+from support.sampling import times
 
 
 class Block(nn.Module):
@@ -154,7 +155,7 @@ def test_numbers_in_names_compare_as_numbers(tmp_path: Path) -> None:
 PARTS = st.sampled_from(["0", "1", "2", "10", "01", "a", "b", "", "é", "a b", "{0–1}", "weight"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(st.lists(st.lists(PARTS, min_size=1, max_size=4).map(".".join), unique=True, min_size=1, max_size=12))
 def test_every_layer_lies_at_its_name(names: list[str]) -> None:
     checkpoint = checkpoint_of(names)
@@ -212,11 +213,11 @@ def test_a_name_of_many_parts_is_no_deep_tree() -> None:
     assert "Node" in repr(tree)
 
 
-def test_forty_thousand_tensors_take_a_moment() -> None:
+def test_twenty_thousand_tensors_take_a_moment() -> None:
     names = [
         f"{part}.layers.{i}.experts.{j}.{leaf}.weight"
         for part in "ab"
-        for i in range(20)
+        for i in range(10)
         for j in range(500)
         for leaf in ("up", "down")
     ]
@@ -224,10 +225,10 @@ def test_forty_thousand_tensors_take_a_moment() -> None:
     layers = find_layers(checkpoint)
     begun = time.process_time()
     tree = module_tree(checkpoint, layers)
-    assert time.process_time() - begun < 3
+    assert time.process_time() - begun < 2
     assert [node.path for _, node in walk(tree)][-2:] == [
-        "b.layers.{0–19}.experts.{0–499}.up",
-        "b.layers.{0–19}.experts.{0–499}.down",
+        "b.layers.{0–9}.experts.{0–499}.up",
+        "b.layers.{0–9}.experts.{0–499}.down",
     ]
 
 

@@ -34,6 +34,7 @@ from convinspect.render.picture import save
 from convinspect.render.style import GOOD, NAME, QUIET, WARN, Depth, sgr
 from convinspect.render.table import Block, Cell, Column, Styled, Table, pieces, plain
 from support.rich_table import by_rich
+from support.sampling import times
 
 GOLDEN = Path(__file__).parent / "golden"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -289,7 +290,7 @@ def tables(draw: st.DrawFn) -> Table:
     return Table(tuple(columns), rows, draw(st.text(max_size=20)), draw(loose), draw(loose))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(tables(), st.one_of(st.none(), st.integers(20, 160)), st.booleans())
 def test_own_layout_is_that_of_rich(table: Table, width: int | None, color: bool) -> None:
     drawn = [ESCAPE.sub("", line).rstrip(" ") for line in layout.lines(table, width, color)]
@@ -302,7 +303,7 @@ numbers = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(
     st.lists(
         st.tuples(st.text("ab.0123456789", max_size=60), numbers, numbers, st.lists(numbers, max_size=6)), max_size=5
@@ -526,6 +527,7 @@ def test_markdown_shows_text_as_it_is() -> None:
     assert re.fullmatch(r"\|( -+:? \|)+", lines[3])
 
 
+@settings(max_examples=times(40, 100), deadline=None)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(exclude_categories=()))),
@@ -655,7 +657,7 @@ def test_a_kernel_is_as_kept() -> None:
     assert shown == by_rich(matrix_table(kernel(), 80, 24), 80)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(40, 100), deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(40, 140), st.integers(8, 60), st.booleans(), st.data())
 def test_a_matrix_fits_and_its_numbers_are_whole(
     rows: int, columns: int, width: int, height: int, with_bias: bool, data: st.DataObject

@@ -30,6 +30,8 @@ from convinspect.writing.in_place import file_ranges, recover
 from support.imports import import_all_modules, import_without_torch
 from support.in_process import build_every_command, call_main
 from support.paths import ROOT, STNKD, TESTS
+from support.program import needs_torch
+from support.unsynced import leave_unsynced
 
 NOBODY = 65534
 
@@ -116,6 +118,32 @@ class Program:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+
+
+class Programs:
+    """One without PyTorch and one with it, each started when the first run needs it.
+
+    A fork of the one with PyTorch takes longer than most conversions do, and the other would import it for each run.
+    """
+
+    def __init__(self) -> None:
+        self._started: dict[bool, Program] = {}
+
+    def run(self, *arguments: object, faults: tuple[tuple[Any, ...], ...] = (), **options: Any) -> Ended:
+        """One run."""
+        return self.at_once(Run(tuple(map(str, arguments)), faults, **options))[0]
+
+    def at_once(self, *runs: Run) -> list[Ended]:
+        """Several that begin together."""
+        with_torch = any(needs_torch(run.arguments) for run in runs)
+        if with_torch not in self._started:
+            self._started[with_torch] = Program(with_torch)
+        return self._started[with_torch].at_once(*runs)
+
+    def close(self) -> None:
+        """End them."""
+        for program in self._started.values():
+            program.close()
 
 
 # ------------------------------------------------------------------------------------- inside the process that forks
@@ -363,6 +391,7 @@ def _warm_up() -> None:
 
 def serve(with_torch: bool) -> None:
     """Answer until the input ends."""
+    leave_unsynced()
     if with_torch:
         import_all_modules()
     else:

@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib.abc import MetaPathFinder
 from typing import Any, NoReturn
@@ -36,6 +36,7 @@ from support.imports import import_all_modules, import_without_torch
 from support.in_process import build_every_command
 from support.like_windows import VARIABLE, take_away
 from support.paths import FIXTURES, ROOT, TESTS
+from support.unsynced import leave_unsynced
 
 _NUMBER = struct.Struct("<q")
 """How lengths, process ids and exit codes travel."""
@@ -77,16 +78,22 @@ class ForkServer:
         atexit.register(self.close)
 
     def run(
-        self, arguments: Sequence[str], folder: str, stdin: bytes | None = None, timeout: float = 120
+        self,
+        arguments: Sequence[str],
+        folder: str,
+        stdin: bytes | None = None,
+        timeout: float = 120,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """One run in `folder`, in this process' environment.
+        """One run in `folder`, in this environment; this process' own when None.
 
         Raises:
             subprocess.TimeoutExpired: It took longer than `timeout` seconds, and was killed.
         """
         output, errors = os.pipe(), os.pipe()
         handles = [_input(stdin), output[1], errors[1]]
-        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": dict(os.environ)}).encode()
+        variables = dict(os.environ if environment is None else environment)
+        request = json.dumps({"arguments": list(arguments), "folder": folder, "environment": variables}).encode()
         socket.send_fds(self._connection, [_NUMBER.pack(len(request))], handles)
         self._connection.sendall(request)
         for handle in handles:
@@ -182,6 +189,7 @@ def serve(handle: int, with_torch: bool) -> None:
     # Shared with the children.
     imported = mmap.mmap(-1, 1)
     connection = socket.socket(fileno=handle)
+    leave_unsynced()
     build_every_command()
     if with_torch:
         _import_everything()

@@ -29,7 +29,7 @@ if sys.platform != "linux":
     pytest.skip("these faults are made as Linux has them", allow_module_level=True)
 
 from support.disks import memory_disk
-from support.faults import NOBODY, Ended, Program, Run
+from support.faults import NOBODY, Ended, Programs, Run
 from support.program import run
 
 pytestmark = pytest.mark.unlike_windows
@@ -38,9 +38,8 @@ WAS = b"as it was"
 
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
-    # Some conversions write the file anew, by PyTorch.
-    started = Program(with_torch=True)
+def program() -> Iterator[Programs]:
+    started = Programs()
     yield started
     started.close()
 
@@ -132,7 +131,7 @@ def contents(path: Path) -> Bytes | None:
 
 
 @pytest.fixture(scope="module")
-def results(program: Program, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Bytes]:
+def results(program: Programs, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Bytes]:
     """What an undisturbed run of each case makes."""
     made = {}
     for number, case in enumerate(CASES.values()):
@@ -206,7 +205,7 @@ class Watched:
 
 
 @one_of_each
-def test_killed_before_every_step(program: Program, there: Path, results: dict[Case, Bytes], case: Case) -> None:
+def test_killed_before_every_step(program: Programs, there: Path, results: dict[Case, Bytes], case: Case) -> None:
     """The calls of the system are counted from the first that writes. With KILLS=200 every one is the last once."""
     watched = Watched(case, there)
     steps = program.run(*case.arguments(there), faults=(("kill at step", -1),)).steps
@@ -227,7 +226,7 @@ def test_killed_before_every_step(program: Program, there: Path, results: dict[C
     assert outcomes[-1]
 
 
-def _assert_the_next_run_copes(program: Program, watched: Watched, result: Bytes) -> None:
+def _assert_the_next_run_copes(program: Programs, watched: Watched, result: Bytes) -> None:
     """It does the whole, and names what is left."""
     left = watched.left()
     if contents(watched.target) != watched.old:
@@ -240,7 +239,7 @@ def _assert_the_next_run_copes(program: Program, watched: Watched, result: Bytes
 
 
 @one_of_each
-def test_killed_at_random_moments(program: Program, there: Path, results: dict[Case, Bytes], case: Case) -> None:
+def test_killed_at_random_moments(program: Programs, there: Path, results: dict[Case, Bytes], case: Case) -> None:
     """By the clock, while it writes; where PyTorch or safetensors do, also within their calls, in which no step is
     counted. `-rP` shows what came of it.
     """
@@ -265,7 +264,7 @@ def test_killed_at_random_moments(program: Program, there: Path, results: dict[C
 
 @pytest.mark.parametrize("signal", [15, 1, 2])
 @pytest.mark.parametrize("name", ["header of a zip", "a folder of shards", *ANEW])
-def test_asked_to_end_it_leaves_nothing(program: Program, there: Path, name: str, signal: int) -> None:
+def test_asked_to_end_it_leaves_nothing(program: Programs, there: Path, name: str, signal: int) -> None:
     watched = Watched(CASES[name], there)
     place = (
         "convinspect.writing.state_dict._save_torch"
@@ -280,7 +279,7 @@ def test_asked_to_end_it_leaves_nothing(program: Program, there: Path, name: str
 
 
 @pytest.mark.parametrize("name", ANEW)
-def test_the_child_that_reads_mapped_files_is_killed(program: Program, there: Path, name: str) -> None:
+def test_the_child_that_reads_mapped_files_is_killed(program: Programs, there: Path, name: str) -> None:
     """As the system does when memory runs out."""
     watched = Watched(CASES[name], there)
     place = (
@@ -310,7 +309,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @with_a_target
 @pytest.mark.parametrize("known", [True, False], ids=["told before", "while it is written"])
-def test_a_full_disk(program: Program, there: Path, small_disk: Path, case: Case, known: bool) -> None:
+def test_a_full_disk(program: Programs, there: Path, small_disk: Path, case: Case, known: bool) -> None:
     target = small_disk / case.target
     faults = () if known else (("unknown free space",), ("child",))
     done = program.run("convert", there / case.source, "-o", target, *case.options, faults=faults)
@@ -321,7 +320,7 @@ def test_a_full_disk(program: Program, there: Path, small_disk: Path, case: Case
 
 
 @one_of_each
-def test_a_file_may_not_grow_further(program: Program, there: Path, case: Case) -> None:
+def test_a_file_may_not_grow_further(program: Programs, there: Path, case: Case) -> None:
     """As under a quota or on FAT; also where no file system can be mounted."""
     watched = Watched(case, there)
     done = program.run(*case.arguments(there), largest_file=50_000)
@@ -332,7 +331,7 @@ def test_a_file_may_not_grow_further(program: Program, there: Path, case: Case) 
 
 @pytest.mark.parametrize("name", ["header of a zip", *ANEW])
 @pytest.mark.parametrize("step", ["fsync", "link", "replace", "mkdir"])
-def test_the_disk_fails_at_the_end(program: Program, there: Path, name: str, step: str) -> None:
+def test_the_disk_fails_at_the_end(program: Programs, there: Path, name: str, step: str) -> None:
     """A network's disk tells only then. Without hard links the file gets its name all the same."""
     watched = Watched(CASES[name], there)
     done = program.run(*watched.case.arguments(there), faults=(("refuse", step, "EIO"),))
@@ -343,7 +342,7 @@ def test_the_disk_fails_at_the_end(program: Program, there: Path, name: str, ste
     watched.assert_nothing_happened()
 
 
-def test_there_need_be_no_hard_links(program: Program, there: Path, results: dict[Case, Bytes]) -> None:
+def test_there_need_be_no_hard_links(program: Programs, there: Path, results: dict[Case, Bytes]) -> None:
     case = CASES["header of a zip"]
     faults = (("refuse", "link", "EPERM"),)
     done = program.run("convert", there / case.source, "-o", there / "b.pt", *case.options, faults=faults)
@@ -361,7 +360,7 @@ def test_there_need_be_no_hard_links(program: Program, there: Path, results: dic
     ],
     ids=lambda command: command[-1],
 )
-def test_a_full_disk_under_pictures(program: Program, there: Path, command: tuple[str, ...]) -> None:
+def test_a_full_disk_under_pictures(program: Programs, there: Path, command: tuple[str, ...]) -> None:
     target = there / command[-1]
     target.write_bytes(WAS)
     names = sorted(there.iterdir())
@@ -390,14 +389,14 @@ def public(sources: Path) -> Iterator[Path]:
 
 
 @one_of_each
-def test_a_folder_that_may_not_be_written_to(program: Program, public: Path, case: Case) -> None:
+def test_a_folder_that_may_not_be_written_to(program: Programs, public: Path, case: Case) -> None:
     watched = Watched(case, public)
     done = program.run(*case.arguments(public), user=NOBODY)
     assert_one_line(done, "Permission denied", str(watched.target))
     watched.assert_nothing_happened()
 
 
-def test_a_source_that_may_not_be_read(program: Program, public: Path) -> None:
+def test_a_source_that_may_not_be_read(program: Programs, public: Path) -> None:
     (public / "zip.pt").chmod(0o600)
     os.chown(public, NOBODY, NOBODY)
     watched = Watched(CASES["header of a zip"], public)
@@ -410,7 +409,7 @@ def test_a_source_that_may_not_be_read(program: Program, public: Path) -> None:
         assert "may not be read" in done.stderr
 
 
-def test_a_folder_that_may_not_be_looked_into(program: Program, public: Path) -> None:
+def test_a_folder_that_may_not_be_looked_into(program: Programs, public: Path) -> None:
     public.chmod(0o700)
     for command in ("shapes", "check", "convert"):
         more = ("-o", public / "b.pt", "--to", "linear") if command == "convert" else ()
@@ -418,7 +417,7 @@ def test_a_folder_that_may_not_be_looked_into(program: Program, public: Path) ->
         assert_one_line(done, str(public), "Permission denied")
 
 
-def test_a_shard_that_may_not_be_read(program: Program, public: Path) -> None:
+def test_a_shard_that_may_not_be_read(program: Programs, public: Path) -> None:
     next((public / "shards").glob("*3-of*")).chmod(0o600)
     os.chown(public, NOBODY, NOBODY)
     watched = Watched(CASES["a folder of shards"], public)
@@ -427,7 +426,7 @@ def test_a_shard_that_may_not_be_read(program: Program, public: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["header of a zip", "a folder of shards", "anew by PyTorch"])
-def test_a_disk_that_may_not_be_written_to(program: Program, there: Path, tmp_path: Path, name: str) -> None:
+def test_a_disk_that_may_not_be_written_to(program: Programs, there: Path, tmp_path: Path, name: str) -> None:
     """As root, who may write everywhere else."""
     folder, case = tmp_path / "fixed", CASES[name]
     folder.mkdir()
@@ -441,7 +440,7 @@ def test_a_disk_that_may_not_be_written_to(program: Program, there: Path, tmp_pa
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
 @pytest.mark.parametrize("name", ["in place, by a copy", "header of a zip", *ANEW])
-def test_what_is_replaced_hands_on_its_mode_and_owner(program: Program, there: Path, name: str, mode: int) -> None:
+def test_what_is_replaced_hands_on_its_mode_and_owner(program: Programs, there: Path, name: str, mode: int) -> None:
     """And nobody can look into what replaces a private file while it is written."""
     watched = Watched(CASES[name], there)
     watched.target.chmod(mode)
@@ -456,7 +455,7 @@ def test_what_is_replaced_hands_on_its_mode_and_owner(program: Program, there: P
 
 
 @pytest.mark.parametrize("name", ["header of a safetensors", "a folder of shards", *ANEW])
-def test_what_is_new_follows_the_umask(program: Program, there: Path, name: str) -> None:
+def test_what_is_new_follows_the_umask(program: Programs, there: Path, name: str) -> None:
     case = CASES[name]
     for file in [there / case.source, *there.rglob("*.safetensors")]:
         file.chmod(0o700)
@@ -480,7 +479,7 @@ WRITERS = {
 
 @one_of_each
 @pytest.mark.parametrize("action", ["vanish", "cut", "empty", "grow", "rewrite", "replace"])
-def test_a_source_that_changes_meanwhile(program: Program, there: Path, case: Case, action: str) -> None:
+def test_a_source_that_changes_meanwhile(program: Programs, there: Path, case: Case, action: str) -> None:
     """Just before its numbers are copied. A child takes the signal where they are mapped."""
     name = next(name for name, one in CASES.items() if one == case)
     source = there / case.source
@@ -499,7 +498,7 @@ def test_a_source_that_changes_meanwhile(program: Program, there: Path, case: Ca
 @pytest.mark.parametrize("name", ["header of a zip", "a folder of shards", *ANEW])
 @pytest.mark.parametrize("action", ["vanish", "cut", "rewrite", "replace"])
 def test_a_source_that_changes_between_listing_and_copying(
-    program: Program, there: Path, name: str, action: str
+    program: Programs, there: Path, name: str, action: str
 ) -> None:
     case = CASES[name]
     source = there / case.source
@@ -513,7 +512,7 @@ def test_a_source_that_changes_between_listing_and_copying(
     assert contents(expected.target) == expected.old
 
 
-def test_what_is_replaced_in_place_is_what_was_read(program: Program, there: Path) -> None:
+def test_what_is_replaced_in_place_is_what_was_read(program: Programs, there: Path) -> None:
     """A training run that saves its next state at the last moment does not lose it."""
     source = there / "zip.pt"
     faults = (
@@ -525,7 +524,7 @@ def test_what_is_replaced_in_place_is_what_was_read(program: Program, there: Pat
 
 
 @pytest.mark.parametrize("name", ["header of a zip", "a folder of shards"])
-def test_a_target_that_another_makes_meanwhile_stays(program: Program, there: Path, name: str) -> None:
+def test_a_target_that_another_makes_meanwhile_stays(program: Programs, there: Path, name: str) -> None:
     case = CASES[name]
     target = there / "new"
     faults = (("before", "convinspect.writing.same_format._compare", 0, "make", str(target), "mine"),)
@@ -537,7 +536,7 @@ def test_a_target_that_another_makes_meanwhile_stays(program: Program, there: Pa
 
 @one_of_each
 def test_a_network_that_gives_little_at_once(
-    program: Program, there: Path, results: dict[Case, Bytes], case: Case
+    program: Programs, there: Path, results: dict[Case, Bytes], case: Case
 ) -> None:
     faults = (("short transfers", 4099), ("refuse", "copy_file_range", "EXDEV", 3))
     done = program.run(*case.arguments(there), faults=faults)
@@ -546,7 +545,7 @@ def test_a_network_that_gives_little_at_once(
 
 
 @pytest.mark.parametrize("code", ["EXDEV", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EINTR", "EPERM", "EBADF", "EIO"])
-def test_the_kernel_need_not_copy(program: Program, there: Path, results: dict[Case, Bytes], code: str) -> None:
+def test_the_kernel_need_not_copy(program: Programs, there: Path, results: dict[Case, Bytes], code: str) -> None:
     case = CASES["header of a zip"]
     assert program.run(*case.arguments(there), faults=(("refuse", "copy_file_range", code, 0),)).code == 0
     assert contents(there / case.target) == results[case]
@@ -556,7 +555,7 @@ def test_the_kernel_need_not_copy(program: Program, there: Path, results: dict[C
     "name", ["header of a zip", "header of an old file", "a folder of shards", "in place, by a copy"]
 )
 @pytest.mark.parametrize("calls", [0, 1, 3, 6, 12])
-def test_a_source_whose_disk_fails(program: Program, there: Path, name: str, calls: int) -> None:
+def test_a_source_whose_disk_fails(program: Programs, there: Path, name: str, calls: int) -> None:
     """Whatever is read at the time, from the first bytes on."""
     watched = Watched(CASES[name], there)
     faults = (("refuse", "copy_file_range", "EIO"), ("refuse", "pread", "EIO", calls))
@@ -568,7 +567,7 @@ def test_a_source_whose_disk_fails(program: Program, there: Path, name: str, cal
 # ------------------------------------------------------------------------------------------------------ links
 
 
-def test_a_link_as_target_stays_and_leads_to_the_new_file(program: Program, there: Path) -> None:
+def test_a_link_as_target_stays_and_leads_to_the_new_file(program: Programs, there: Path) -> None:
     real, link = there / "real" / "b.pt", there / "link.pt"
     real.parent.mkdir()
     link.symlink_to(real)
@@ -582,7 +581,7 @@ def test_a_link_as_target_stays_and_leads_to_the_new_file(program: Program, ther
     assert_one_line(program.run("convert", there / case.source, "-o", link, *case.options), "exists", "link.pt")
 
 
-def test_a_link_that_leads_nowhere(program: Program, there: Path) -> None:
+def test_a_link_that_leads_nowhere(program: Programs, there: Path) -> None:
     (there / "circle.pt").symlink_to("circle.pt")
     (there / "nowhere.pt").symlink_to("none/b.pt")
     names = sorted(there.iterdir())
@@ -595,7 +594,7 @@ def test_a_link_that_leads_nowhere(program: Program, there: Path) -> None:
 
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("name", ["header of a zip", "anew by safetensors"])
-def test_the_source_is_not_overwritten_through_a_link(program: Program, there: Path, name: str, hard: bool) -> None:
+def test_the_source_is_not_overwritten_through_a_link(program: Programs, there: Path, name: str, hard: bool) -> None:
     case = CASES[name]
     link = there / f"link{Path(case.target).suffix}"
     os.link(there / case.source, link) if hard else link.symlink_to(case.source)
@@ -606,7 +605,7 @@ def test_the_source_is_not_overwritten_through_a_link(program: Program, there: P
 
 
 @pytest.mark.parametrize("name", ["header of a zip", "in place, by a copy"])
-def test_the_other_name_of_what_is_replaced_keeps_its_content(program: Program, there: Path, name: str) -> None:
+def test_the_other_name_of_what_is_replaced_keeps_its_content(program: Programs, there: Path, name: str) -> None:
     watched = Watched(CASES[name], there)
     os.link(watched.target, there / "backup")
     assert program.run(*watched.case.arguments(there)).code == 0
@@ -614,7 +613,7 @@ def test_the_other_name_of_what_is_replaced_keeps_its_content(program: Program, 
     assert load(watched.target)["c0.weight"].dim() == 2
 
 
-def test_in_place_through_a_link_replaces_what_it_leads_to(program: Program, there: Path) -> None:
+def test_in_place_through_a_link_replaces_what_it_leads_to(program: Programs, there: Path) -> None:
     (there / "snapshot").mkdir()
     link = there / "snapshot" / "model.pt"
     link.symlink_to("../zip.pt")
@@ -623,7 +622,7 @@ def test_in_place_through_a_link_replaces_what_it_leads_to(program: Program, the
     assert load(there / "zip.pt")["c0.weight"].dim() == 2
 
 
-def test_shards_that_are_links_become_files(program: Program, there: Path, results: dict[Case, Bytes]) -> None:
+def test_shards_that_are_links_become_files(program: Programs, there: Path, results: dict[Case, Bytes]) -> None:
     """As in the Hugging Face cache, whose blobs stay as they are."""
     case = CASES["a folder of shards"]
     (there / "blobs").mkdir()
@@ -637,7 +636,7 @@ def test_shards_that_are_links_become_files(program: Program, there: Path, resul
     assert contents(there / "blobs") == blobs
 
 
-def test_shards_in_folders_of_their_own(program: Program, there: Path) -> None:
+def test_shards_in_folders_of_their_own(program: Programs, there: Path) -> None:
     index = there / "shards" / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00002", "deep/er/model-00002"))
     (there / "shards" / "deep" / "er").mkdir(parents=True)
@@ -653,7 +652,7 @@ def test_shards_in_folders_of_their_own(program: Program, there: Path) -> None:
 
 @pytest.mark.parametrize("name", ["header of a zip", "a folder of shards", *ANEW, "in place, by a copy"])
 @pytest.mark.parametrize("force", [True, False])
-def test_two_at_a_time(program: Program, there: Path, results: dict[Case, Bytes], name: str, force: bool) -> None:
+def test_two_at_a_time(program: Programs, there: Path, results: dict[Case, Bytes], name: str, force: bool) -> None:
     """The target is one whole result; whoever comes too late says so."""
     case = CASES[name]
     options = ("--force",) if force and name != "a folder of shards" else ()
@@ -701,7 +700,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_files_of_any_name(program: Program, there: Path, name: str, suffix: str) -> None:
+def test_files_of_any_name(program: Programs, there: Path, name: str, suffix: str) -> None:
     """Names are taken as they are, by the byte, and nothing of them reaches the terminal unescaped."""
     folder = there / "names"
     folder.mkdir()
@@ -718,14 +717,14 @@ def test_files_of_any_name(program: Program, there: Path, name: str, suffix: str
     assert_one_line(program.run("convert", source, "-o", target, "--to", "linear"), "exists")
 
 
-def test_both_ways_of_writing_an_accent_are_two_files(program: Program, there: Path) -> None:
+def test_both_ways_of_writing_an_accent_are_two_files(program: Programs, there: Path) -> None:
     for name in ("NFC", "NFD"):
         assert program.run("convert", there / "zip.pt", "-o", there / NAMES[name], "--to", "linear").code == 0
     assert {NAMES["NFC"], NAMES["NFD"]} <= {entry.name for entry in there.iterdir()}
 
 
 def test_a_name_that_begins_with_a_dash_can_be_typed(
-    program: Program, there: Path, monkeypatch: pytest.MonkeyPatch
+    program: Programs, there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind `--` as a source, and as it is behind an option."""
     arguments = ["convert", "--to", "linear", "-o", "-b.pt", "--", "-a.pt"]

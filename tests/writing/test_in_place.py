@@ -81,10 +81,10 @@ one_of_each = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 LAYERS = 260
 
 
-def state(*more: int) -> dict[str, torch.Tensor]:
+def state(*more: int, layers: int = LAYERS) -> dict[str, torch.Tensor]:
     """Layers of some 300 kB in all, each with its bias."""
-    weights = {f"layer{i}.weight": torch.randn(16, 16, *more) for i in range(LAYERS)}
-    return weights | {f"layer{i}.bias": torch.randn(16) for i in range(LAYERS)}
+    weights = {f"layer{i}.weight": torch.randn(16, 16, *more) for i in range(layers)}
+    return weights | {f"layer{i}.bias": torch.randn(16) for i in range(layers)}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "shards").mkdir()
     where: dict[str, str] = {}
     for number in (1, 2, 3):
-        part = {f"{number}.{key}": tensor for key, tensor in state(1).items()}
+        part = {f"{number}.{key}": tensor for key, tensor in state(1, layers=30).items()}
         save_file(part, folder / "shards" / f"model-{number:05}-of-00003.safetensors")
         where |= dict.fromkeys(part, f"model-{number:05}-of-00003.safetensors")
     (folder / "shards/model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
@@ -116,8 +116,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer.step()
     save_file(model.state_dict(), trainer / "model.safetensors")
     torch.save(optimizer.state_dict(), trainer / "optimizer.pt")
-    few = dict(list(state(1).items())[:12])
-    save_distributed(few, checkpoint_id=folder / "distributed", no_dist=True)
+    save_distributed(state(1, layers=12), checkpoint_id=folder / "distributed", no_dist=True)
     return folder
 
 
