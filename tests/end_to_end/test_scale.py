@@ -100,7 +100,8 @@ def steps_of(work: Callable[[], object]) -> int:
 )  # fmt: skip
 def test_one_tensor_under_many_names(words: list[str], tmp_path: Path) -> None:
     """Twice the names make twice the work and twice the output, where each with each would make four times."""
-    steps, written = [], []
+    steps: list[int] = []
+    written: list[int] = []
     for count in (150, 300):
         path = str(tied(tmp_path, count))
         filled = [
