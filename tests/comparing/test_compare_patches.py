@@ -22,8 +22,9 @@ from convinspect.comparing.claims import claims
 from convinspect.comparing.measure import Setting, measure
 from convinspect.comparing.subjects import Subject, of_sizes, patch_embeddings
 from convinspect.modules.patches import Patches, PatchLinear
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 SMALL = ["--patch", "2x2", "--out-channels", "5", "--length", "6", "--repeats", "3", "--threads", "1"]
 QUICK = ["--batch", "1", "--length", "4", "--repeats", "3", "--threads", "1"]

@@ -28,8 +28,9 @@ from convinspect.layers.find import find_layers
 from convinspect.writing.pieces import size_of
 from convinspect.writing.rewrite import Changes, pieces_for
 from support.conversions import CONTAINERS, assert_only_reshaped, converted, load, names, reasons
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from support.conversions import load
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run, without_wrote
+from support.program import without_wrote
 
 
 def plan_of(*words: object) -> Any:

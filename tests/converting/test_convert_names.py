@@ -23,8 +23,9 @@ from convinspect.converting.rename import renaming, together
 from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError, NotThere
 from convinspect.writing.same_format import save_edits
 from support.conversions import load
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run, without_wrote
+from support.program import assert_one_line, without_wrote
 
 
 def renamed(source: Path, target: Path, *rules: str, root: str | None = None) -> None:

@@ -20,7 +20,8 @@ from convinspect.formats.pieces import SHARDING
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.same_format import save_edits
 from support.conversions import converted, load
-from support.program import run, without_wrote
+from support.in_process import run
+from support.program import without_wrote
 
 SHAPES = st.lists(st.integers(0, 5), min_size=2, max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")

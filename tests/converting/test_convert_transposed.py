@@ -20,7 +20,8 @@ from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, ConvInspectError
 from convinspect.showing.code_changes import advice
 from support.conversions import CONTAINERS, load, names, reasons
-from support.program import listed, run
+from support.in_process import run
+from support.program import listed
 
 TRANSPOSES: list[Any] = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 

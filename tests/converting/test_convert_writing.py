@@ -86,7 +86,8 @@ def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["script", "trace", "module", "legacy_module"])
 def test_whole_models_are_refused_with_a_way_out(tmp_path: Path, what: str) -> None:
-    from support.program import assert_one_line, run
+    from support.in_process import run
+    from support.program import assert_one_line
 
     source = FIXTURES / f"pointnet_stnkd_{what}.pt"
     assert_one_line(run("convert", source, "-o", tmp_path / "b.pt", "--to", "linear"), "state_dict")

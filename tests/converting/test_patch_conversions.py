@@ -23,7 +23,8 @@ from convinspect.converting.options import Options
 from convinspect.errors import ConvInspectError
 from convinspect.modules import PatchLinear
 from support.conversions import CONTAINERS, load, names, reasons
-from support.program import assert_one_line, command
+from support.in_process import command
+from support.program import assert_one_line
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 PATCHES = Options(to="linear", patches=True, force=True)

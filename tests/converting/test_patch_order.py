@@ -27,7 +27,7 @@ from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, ConvInspectError
 from convinspect.showing.code_changes import advice
 from support.conversions import CONTAINERS, load
-from support.program import run
+from support.in_process import run
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 THERE = Options(to="linear", patches=True, patch_order="hwc", force=True)

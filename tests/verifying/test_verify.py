@@ -33,8 +33,8 @@ from convinspect.verifying.causes import Why
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
 from support.verifying import command, report_of, report_of_objects
 
 State = dict[str, Any]

@@ -20,7 +20,7 @@ from convinspect.formats.zip.archive import Archive
 from convinspect.writing import zip as rewrite_zip
 from convinspect.writing.pieces import write_pieces
 from support.conversions import assert_only_reshaped, converted
-from support.program import run
+from support.in_process import run
 from support.storage_offsets import load_by_calculation, same, save_aligned
 
 LARGEST = 1 << 16
