@@ -8,6 +8,9 @@ import sys
 import threading
 import weakref
 
+_BY_SIGNAL = 128
+"""Exit codes above it are of signals."""
+
 
 def leave(code: object) -> None:
     """End this process as Python would, but for its modules, which are not taken apart.
@@ -16,10 +19,14 @@ def leave(code: object) -> None:
     output is written. Nothing happens, and Python is to end as ever, where there is more to it: PyTorch was not loaded,
     threads are at work, output cannot be written, or a profiler or debugger runs the program and has the last word.
 
+    Who interrupts the program does not wait for threads: what they did is undone by then, but for loading PyTorch.
+
     Args:
         code: That of `SystemExit`.
     """
     if "torch" not in sys.modules or not _is_alone() or not isinstance(code, (int, type(None))):
+        return
+    if threading.active_count() > 1 and (code or 0) <= _BY_SIGNAL:
         return
     spare_pytorch()
     # Python has no public name for it; `sys.exit` alone leads there and on to the modules.
@@ -44,8 +51,8 @@ def spare_pytorch() -> None:
 
 
 def _is_alone() -> bool:
-    """Whether Python was started for this program, with nothing around it, and nothing else is under way."""
+    """Whether Python was started for this program, with nothing around it."""
     own = sys.argv[1:]
     started = sys.orig_argv[1:]
     by_script, by_module = started == sys.argv, started == ["-m", "convinspect", *own]
-    return (by_script or by_module) and threading.active_count() == 1
+    return by_script or by_module

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -117,10 +119,20 @@ def verify(
     )  # fmt: skip
     check_output(output, fmt, [path, after], force)
     with sharing_ranks() as group:
-        opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
-        total = sum(0 if one is None else one.nbytes_on_disk for one in opened)
-        with reading_progress(total // (1 if group is None else group.size), "comparing") as advance:
-            report = verify_opened(opened, options, advance, group)
+        before = open_whole(path, root)
+        # Each tensor is told of once, with its bytes before.
+        total = before.nbytes_on_disk
+        opened = [before, None if after is None else open_alike(after, root)]
+        # Nothing here may hold it: its memory is to be free for running layers.
+        del before
+        with ExitStack() as bar:
+            advance = bar.enter_context(reading_progress(total // (1 if group is None else group.size), "comparing"))
+
+            def running(nbytes: int) -> Callable[[int], None]:
+                bar.close()
+                return bar.enter_context(reading_progress(nbytes, "running layers"))
+
+            report = verify_opened(opened, options, advance, group, running)
     names = (short_name(path), "converted in memory" if after is None else short_name(after))
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {short_name(path)}").show(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.arrays.threads import map_threads
@@ -10,7 +10,7 @@ from convinspect.verifying.layers import LayerCheck
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.runnable import Checked, is_run, workers_for
 from convinspect.verifying.single_layers import run_single
-from convinspect.verifying.stacked_layers import Job, jobs_of, run_jobs
+from convinspect.verifying.stacked_layers import Job, jobs_of, nbytes_of_job, run_jobs
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
@@ -44,9 +44,19 @@ def runs_of(checked: Sequence[Checked], options: VerifyOptions) -> Runs:
     return Runs(checks, jobs, single)
 
 
-def run(runs: Runs, options: VerifyOptions) -> list[LayerCheck]:
+def nbytes_of(runs: Runs) -> int:
+    """Bytes of all layers that are run."""
+    return sum(map(nbytes_of_job, runs.jobs)) + sum(layer.before.nbytes for layer in runs.single.values())
+
+
+def run(runs: Runs, options: VerifyOptions, progress: Callable[[int], None] = lambda done: None) -> list[LayerCheck]:
     """The checks with outputs: of plain layers many at once, of others one by one. Both run in parallel, one thread
     each, as many as fit in `WORKING_BYTES`.
+
+    Args:
+        runs: What is run.
+        options: How.
+        progress: Called with the number of bytes of the layers that were run.
 
     Raises:
         ConvInspectError: Bytes are missing or damaged.
@@ -59,12 +69,13 @@ def run(runs: Runs, options: VerifyOptions) -> list[LayerCheck]:
     # A chunk takes less time than waking a second thread of PyTorch does.
     with threads(1), full_float32():
         if jobs:
-            run_jobs(jobs, checks, options)
+            run_jobs(jobs, checks, options, progress)
         largest = max((layer.before.nbytes for layer in single.values()), default=0)
         workers = workers_for(WORKING_BYTES // max(1, 4 * largest), options)
         others = map_threads(lambda layer: run_single(layer, options), single.values(), workers)
         for number, check in zip(single, others, strict=True):
             checks[number] = check
+            progress(single[number].before.nbytes)
     return checks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,7 +36,14 @@ class Job(NamedTuple):
     after: tuple[int, ...]
 
 
-def run_jobs(jobs: Sequence[Job], checks: list[LayerCheck], options: VerifyOptions) -> None:
+def nbytes_of_job(job: Job) -> int:
+    """Bytes of its layers, as they are stored."""
+    return sum(len(tensors) * tensors[0].nbytes for tensors in (job.weights, job.biases) if tensors)
+
+
+def run_jobs(
+    jobs: Sequence[Job], checks: list[LayerCheck], options: VerifyOptions, progress: Callable[[int], None]
+) -> None:
     """Put the checks with their outputs in place of those without."""
     from convinspect.arrays.stacked import Bench
 
@@ -50,8 +57,8 @@ def run_jobs(jobs: Sequence[Job], checks: list[LayerCheck], options: VerifyOptio
             spare.append(bench)
 
     try:
-        for _ in map_threads(work, jobs, workers_for(len(jobs), options)):
-            pass
+        for job, _ in zip(jobs, map_threads(work, jobs, workers_for(len(jobs), options)), strict=True):
+            progress(nbytes_of_job(job))
     finally:
         for bench in spare:
             bench.files.close()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Writing
@@ -26,15 +26,23 @@ from convinspect.formats.sources import short_name
 from convinspect.records import Edit, Version
 from convinspect.verifying.checkpoints import Compared, compare_stored
 from convinspect.verifying.findings import Report
+from convinspect.verifying.layer_outputs import Runs, nbytes_of, run_by_ranks, runs_of
 from convinspect.verifying.layer_outputs import run as run_layers
-from convinspect.verifying.layer_outputs import run_by_ranks, runs_of
 from convinspect.verifying.layers import LayerCheck
 from convinspect.verifying.options import VerifyOptions
+from convinspect.verifying.runnable import Checked
 from convinspect.writing.beside import with_optimizers
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
     from convinspect.verifying.model import ModelCheck
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called with a number of bytes that were worked on."""
+
+
+def _silent(done: int) -> None:
+    pass
 
 
 _MANY = 20_000
@@ -45,7 +53,7 @@ def verify(
     before: Checkpoint,
     after: Checkpoint | None,
     options: VerifyOptions,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = _silent,
     group: Group | None = None,
 ) -> Report:
     """As `verify_opened`, of checkpoints that the caller keeps."""
@@ -55,8 +63,9 @@ def verify(
 def verify_opened(
     opened: list[Checkpoint | None],
     options: VerifyOptions,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = _silent,
     group: Group | None = None,
+    running: Callable[[int], Progress] = lambda nbytes: _silent,
 ) -> Report:
     """Check that a conversion changed shapes and nothing else.
 
@@ -67,6 +76,8 @@ def verify_opened(
         options: How they are compared, under the names of the command's options.
         progress: Called with the number of bytes that were compared.
         group: The ranks that do so together, each a part of the tensors and layers; rank 0 alone runs a whole model.
+        running: Called with the bytes of the layers that are run, before they are; gives what is called with the bytes
+            of those that were. Not among ranks.
 
     Returns:
         What was found; `Report.equal` is the verdict.
@@ -92,7 +103,7 @@ def verify_opened(
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         if loading is not None:
             loading.join()
-        report = done.compared.report(done.run())
+        report = done.compared.report(done.run(running))
         # What was compared first may be another file's by now.
         check_unchanged(done.versions)
     except RuntimeError as error:
@@ -112,14 +123,14 @@ class _Done(NamedTuple):
 
     Attributes:
         compared: What was found.
-        run: Runs the layers, and gives their checks.
+        run: Runs the layers, and gives their checks; of how many bytes they have it tells first.
         versions: The files that were read, as they were then.
         notes: On what was not compared.
         kept: Where a whole model is run: the checkpoints before and after, and the first under its original names.
     """
 
     compared: Compared
-    run: Callable[[], list[LayerCheck]]
+    run: Callable[[Callable[[int], Progress]], list[LayerCheck]]
     versions: Mapping[Path, Version]
     notes: tuple[str, ...]
     kept: tuple[Checkpoint, Checkpoint, Checkpoint] | None
@@ -128,7 +139,7 @@ class _Done(NamedTuple):
 def _compared(
     opened: list[Checkpoint | None],
     options: VerifyOptions,
-    progress: Callable[[int], None],
+    progress: Progress,
     group: Group | None,
     meanwhile: Callable[[], None] | None,
 ) -> _Done:
@@ -144,10 +155,10 @@ def _compared(
         pair, notes = _with_optimizers(before, after)
     compared = compare_stored(*pair, options, progress, group, meanwhile)
     if group is None:
-        run = partial(run_layers, runs_of(compared.shown, options), options)
+        run = partial(_run_with_progress, runs_of(compared.shown, options), options)
         compared = compared._replace(shown=[])
     else:
-        run = partial(run_by_ranks, compared.shown, options, group)
+        run = partial(_run_by_ranks, compared.shown, options, group)
     unwritten = [f"{short_name(one.path)}: {one.unwritten}" for one in (before, after) if one.unwritten]
     return _Done(
         compared,
@@ -156,6 +167,16 @@ def _compared(
         (*notes, *dict.fromkeys(unwritten)),
         None if options.model is None else (before, after, stored),
     )
+
+
+def _run_with_progress(runs: Runs, options: VerifyOptions, running: Callable[[int], Progress]) -> list[LayerCheck]:
+    return run_layers(runs, options, running(nbytes_of(runs)))
+
+
+def _run_by_ranks(
+    checked: Sequence[Checked], options: VerifyOptions, group: Group, running: Callable[[int], Progress]
+) -> list[LayerCheck]:
+    return run_by_ranks(checked, options, group)
 
 
 def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,9 @@ def test_numbers_are_those_of_pytorch(tmp_path: Path) -> None:
         assert np.array_equal(found, expected), key
 
 
+@cache
 def quantized_model() -> nn.Module:
+    """A model that no test changes."""
     torch.manual_seed(1)
     from torch.ao import quantization
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +98,9 @@ def test_threads_and_output_that_cannot_be_written_are_left_to_python(
     with monkeypatch.context() as patched:
         patched.setattr(threading, "active_count", lambda: 2)
         assert ended(0) is None
+        assert ended(1) is None
+        assert ended(130) == 130
+        assert ended(143) == 143
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", None)
         assert ended(0) == 0
@@ -135,6 +140,31 @@ def test_what_is_registered_runs_and_all_output_is_written(
     told = done.stderr.splitlines()
     assert told.count("registered") == 1
     assert told[-1] == last
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits for a forked child")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_it_does_not_wait_for_pytorch(tmp_path: Path, number: signal.Signals) -> None:
+    """While its first thread waits for the child that compares, and the second one imports."""
+    (tmp_path / "torch").mkdir()
+    begun = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(600)\n"
+    (tmp_path / "torch" / "__init__.py").write_text(begun)
+    slow = "import time\nfrom convinspect.verifying import by_child\nby_child._serve = lambda *_: time.sleep(600)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "convinspect", "verify", str(STNKD), str(FIXTURES / "pointnet_stnkd.safetensors")]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+        until = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        run.send_signal(number)
+        try:
+            out, _ = run.communicate(timeout=30)
+        finally:
+            run.kill()
+    assert run.returncode == 128 + number, out
+    assert b"Traceback" not in out
 
 
 def test_where_pytorch_was_not_loaded_this_module_is_not_either() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from convinspect.showing.explain import cell_focus, row_focus
 from convinspect.showing.explain_steps import drawer
 from support.paths import FIXTURES
 from support.program import assert_one_line, run
+from support.sampling import some, times
 
 QWEN = FIXTURES / "qwen2_vl.safetensors"
 CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -76,7 +79,7 @@ def test_both_forms_are_those_of_pytorch(case: tuple[Any, torch.Tensor]) -> None
     assert len(set(places)) == math.prod(made.image.grid) == len(places)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=times(25, 60))
 @given(layers(), st.data())
 def test_every_drawing_fits_and_adds_up(case: tuple[Any, torch.Tensor], data: st.DataObject) -> None:
     made = example_of(*case)
@@ -202,19 +205,25 @@ def test_nothing_is_left_out_at_the_usual_widths() -> None:
         assert "more)" not in page
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize(
-    ("channels", "outs", "patch", "grid"),
-    [(3, 768, (16, 16), (2, 2)), (3, 8, (2, 14, 14), (2, 2, 3)), (96, 192, (2, 2), (14, 14)), (2, 4, (400,), (9,)),
-     (1, 3, (1, 4), (3, 3)), (1, 1, (2,), (1,))],
-)  # fmt: skip
-def test_large_layers_are_cut_to_fit(
-    channels: int, outs: int, patch: tuple[int, ...], grid: tuple[int, ...], width: int
-) -> None:
+LARGE: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = [
+    (3, 768, (16, 16), (2, 2)), (3, 8, (2, 14, 14), (2, 2, 3)), (96, 192, (2, 2), (14, 14)), (2, 4, (400,), (9,)),
+    (1, 3, (1, 4), (3, 3)), (1, 1, (2,), (1,)),
+]  # fmt: skip
+"""Channels, kernels, their size and how many patches there are each way."""
+
+
+@cache
+def large_example(channels: int, outs: int, patch: tuple[int, ...], grid: tuple[int, ...]) -> Example:
     torch.manual_seed(0)
     conv = CONVS[len(patch)](channels, outs, patch, stride=patch, dtype=torch.float64)
     sizes = [step * number for step, number in zip(patch, grid, strict=True)]
-    made = example_of(conv, (torch.randn(channels, *sizes, dtype=torch.float64) * 10).round() / 10)
+    return example_of(conv, (torch.randn(channels, *sizes, dtype=torch.float64) * 10).round() / 10)
+
+
+# Two or three widths of each layer, and of each width two or three layers: no rule of what is cut is about both.
+@pytest.mark.parametrize(("layer", "width"), some(product(LARGE, WIDTHS), 16))
+def test_large_layers_are_cut_to_fit(layer: tuple[int, int, tuple[int, ...], tuple[int, ...]], width: int) -> None:
+    made, outs = large_example(*layer), layer[1]
     row, kernel = (len(made.x) - 1) // 2, (outs - 1) // 2
     for height in (None, 23):
         lines = drawn(made, row, kernel, width, height).splitlines()

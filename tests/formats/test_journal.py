@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from convinspect.formats.journal import check_no_journal, journal_of, journals_of
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 
 NAMES = ("\ud800.safetensors", "\udcff.safetensors", "a\0b.safetensors", "é" * 300, "\ud800" * 300, "..", "a/..", "a/b")
 

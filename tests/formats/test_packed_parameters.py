@@ -38,7 +38,9 @@ class Net(nn.Module):
         return self.dequant(self.fc(x.mean((2, 3))))
 
 
+@cache
 def quantized(engine: str) -> Any:
+    """A model of this engine, which no test changes."""
     torch.backends.quantized.engine = engine
     torch.manual_seed(3)
     net = Net().eval()

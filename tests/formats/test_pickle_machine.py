@@ -304,7 +304,7 @@ def test_spans_hold_the_size_and_the_stride(protocol: int, shapes: list[list[int
 
 
 def test_spans_over_many_frames() -> None:
-    data = pickle_of({f"layer{index}.weight": torch.empty(index, 3, 1) for index in range(3000)}, 4)
+    data = pickle_of({f"layer{index}." + "long" * 60: torch.empty(index, 3, 1) for index in range(900)}, 4)
     frames = [position or 0 for opcode, _, position in pickletools.genops(data) if opcode.name == "FRAME"]
     assert len(frames) > 2
     tensors = tensors_of(data)

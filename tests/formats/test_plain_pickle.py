@@ -329,10 +329,17 @@ def test_a_pickle_of_python_2(tmp_path: Path) -> None:
 # --- the commands
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("protocol", [0, 2, 5])
-@pytest.mark.parametrize("words", [[], ["--to", "linear"]])
-@pytest.mark.parametrize("value", [STATE, {"model": dict(numbers_in(MODEL))}, {"model": ARRAYS}, MODEL])
+VALUES: list[Any] = [STATE, {"model": dict(numbers_in(MODEL))}, {"model": ARRAYS}, MODEL]
+WRITTEN: list[tuple[list[str], str]] = [
+    (words, end) for words in ([], ["--to", "linear"]) for end in (".pt", ".safetensors")
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "protocol", "words", "suffix"),
+    # Each two of these values together in one case or another.
+    [(VALUES[row], (0, 2, 5)[column], *WRITTEN[(row + column) % 4]) for row in range(4) for column in range(3)],
+)
 def test_a_state_dict_is_written_with_the_same_numbers(
     tmp_path: Path, value: Any, protocol: int, words: list[str], suffix: str
 ) -> None:

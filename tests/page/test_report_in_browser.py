@@ -105,8 +105,35 @@ def find(browser: Chrome, selector: str) -> WebElement:
     return browser.find_element("css selector", selector)
 
 
+_SEEN = "{}.innerText.replaceAll('\\xa0', ' ')"
+
+
+def text_of(browser: Chrome, where: str | WebElement) -> str:
+    """The text that is seen in an element, by the browser itself: what selenium makes of it takes a second a page."""
+    element = find(browser, where) if isinstance(where, str) else where
+    seen: str = browser.execute_script(f"return {_SEEN.format('arguments[0]')}", element)
+    return seen
+
+
+def texts_of(browser: Chrome, selector: str) -> list[str]:
+    """The text that is seen in each of the elements."""
+    seen: list[str] = browser.execute_script(
+        f"return [...document.querySelectorAll(arguments[0])].map((each) => {_SEEN.format('each')}.trim())", selector
+    )
+    return seen
+
+
+def with_text(browser: Chrome, selector: str, part: str) -> WebElement:
+    """The first of the elements in which this text is seen."""
+    seen = _SEEN.format("each")
+    script = f"return [...document.querySelectorAll(arguments[0])].find((each) => {seen}.includes(arguments[1]))"
+    found: WebElement | None = browser.execute_script(script, selector, part)
+    assert found is not None, part
+    return found
+
+
 def row(browser: Chrome, name: str) -> WebElement:
-    return next(each for each in browser.find_elements("css selector", "tr.row") if name in each.text)
+    return with_text(browser, "tr.row", name)
 
 
 def settle(browser: Chrome) -> None:
@@ -115,14 +142,13 @@ def settle(browser: Chrome) -> None:
 
 
 def column(browser: Chrome, title: str) -> WebElement:
-    heads = browser.find_elements("css selector", "thead th")
-    return next(head for head in heads if head.text.rstrip(" ↑↓") == title)
+    titles = [text.rstrip(" ↑↓") for text in texts_of(browser, "thead th")]
+    return browser.find_elements("css selector", "thead th")[titles.index(title)]
 
 
 def show_all(browser: Chrome) -> None:
-    for box in browser.find_elements("css selector", ".check"):
-        if box.text == "all modules":
-            box.click()
+    if "all modules" in texts_of(browser, ".check"):
+        with_text(browser, ".check", "all modules").click()
     settle(browser)
 
 
@@ -133,8 +159,8 @@ def open_all(browser: Chrome) -> None:
 
 
 def test_it_says_what_the_file_is(small: Chrome) -> None:
-    text = find(small, "main").text
-    assert find(small, "h1").text == "model.pt"
+    text = text_of(small, "main")
+    assert text_of(small, "h1") == "model.pt"
     for part in ("torch.save (zip)", "Parameters", "Pointwise", "1 over patches", "Dead channels", "Not finite"):
         assert part in text
     assert "convinspect convert" in text
@@ -165,7 +191,7 @@ def test_rows_are_filtered_by_text_kind_and_boxes(small: Chrome) -> None:
     search = find(small, "input[type=search]")
     search.send_keys("blocks 1.fc")
     assert rows(small) == ["blocks.1.fc", "blocks.11.fc"]
-    assert find(small, ".shown").text == "2 of 27 modules"
+    assert text_of(small, ".shown") == "2 of 27 modules"
     search.clear()
     search.send_keys("no such thing")
     assert rows(small) == []
@@ -177,9 +203,7 @@ def test_rows_are_filtered_by_text_kind_and_boxes(small: Chrome) -> None:
     search.send_keys(" ")
     show_all(small)
     assert len(rows(small)) == 27
-    for box in small.find_elements("css selector", ".check"):
-        if box.text == "dead channels":
-            box.click()
+    with_text(small, ".check", "dead channels").click()
     assert rows(small) == ["head"]
     find(small, "select option[value=Linear]").click()
     assert rows(small) == []
@@ -212,7 +236,7 @@ def test_a_row_opens_to_its_kernel(small: Chrome) -> None:
 
 def test_numbers_that_are_none_are_told(small: Chrome) -> None:
     row(small, "odd").click()
-    text = find(small, "tr.more").text
+    text = text_of(small, "tr.more")
     assert "NaN" in text
     assert "Inf" in text
 
@@ -247,7 +271,7 @@ def test_without_a_clipboard_the_command_is_selected(small: Chrome) -> None:
     copy.click()
     settle(small)
     assert copy.text == "Press Ctrl+C"
-    assert small.execute_script("return getSelection().toString()") == find(small, ".together code").text
+    assert small.execute_script("return getSelection().toString()") == text_of(small, ".together code")
 
 
 def test_keys_move_open_and_close_rows(small: Chrome) -> None:
@@ -373,8 +397,8 @@ def test_narrow_windows_scroll_down_and_not_across(small: Chrome, width: int) ->
     settle(small)
     wide = small.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1]
-    assert "Conv1d" in row(small, "head").text
-    assert "(20, 24, 1)" in row(small, "head").text
+    assert "Conv1d" in text_of(small, row(small, "head"))
+    assert "(20, 24, 1)" in text_of(small, row(small, "head"))
     name = row(small, "head").find_element("css selector", ".nametext")
     assert name.size["width"] > 25
     # A note is there as a whole or not at all.
@@ -466,7 +490,7 @@ def test_a_row_tells_the_whole_name(browser: Chrome, folder: Path, pages: Callab
     torch.save({f"{name}.weight": torch.randn(4, 3, 1)}, folder / "deep.pt")
     browser.get(pages(folder / "deep.pt"))
     find(browser, "tr.row").click()
-    assert name in find(browser, "tr.more .facts").text.replace("\n", "")
+    assert name in text_of(browser, "tr.more .facts").replace("\n", "")
 
 
 def test_keys_read_the_cells_of_a_heatmap(small: Chrome) -> None:
@@ -474,14 +498,14 @@ def test_keys_read_the_cells_of_a_heatmap(small: Chrome) -> None:
     head.click()
     heat = find(small, ".heat")
     heat.send_keys(DOWN)  # The first key shows where the cell is.
-    assert "out 0, in 0: " in find(small, ".heatmap .under").text
+    assert "out 0, in 0: " in text_of(small, ".heatmap .under")
     heat.send_keys(DOWN, DOWN, DOWN, RIGHT)
-    assert find(small, ".heatmap .under").text == "out 3, in 1: 0", "channel 3 is dead"
+    assert text_of(small, ".heatmap .under") == "out 3, in 1: 0", "channel 3 is dead"
     cell, picture = find(small, ".heatmap .cell").rect, heat.rect
     assert abs(cell["x"] + cell["width"] / 2 - (picture["x"] + picture["width"] * 1.5 / 24)) < 3
     assert abs(cell["y"] + cell["height"] / 2 - (picture["y"] + picture["height"] * 3.5 / 20)) < 3
     heat.send_keys(TAB)
-    assert "each cell is a number" in find(small, ".heatmap .under").text
+    assert "each cell is a number" in text_of(small, ".heatmap .under")
 
 
 def test_a_model_of_one_layer_has_no_treemap(browser: Chrome, folder: Path, pages: Callable[..., str]) -> None:
@@ -572,8 +596,8 @@ def test_two_files_stand_side_by_side(browser: Chrome, folder: Path, pages: Call
     del changed["odd.weight"]
     torch.save(changed, folder / "b.pt")
     browser.get(pages(folder / "a.pt", folder / "b.pt"))
-    text = find(browser, "main").text
-    assert find(browser, ".verdict strong").text == "A will still not load"
+    text = text_of(browser, "main")
+    assert text_of(browser, ".verdict strong") == "A will still not load"
     heads = browser.find_elements("css selector", ".model h2")
     assert [each.text.replace("\n", "") for each in heads] == ["Aa.pt", "Bb.pt"]
     assert "26 same" in text
@@ -584,10 +608,10 @@ def test_two_files_stand_side_by_side(browser: Chrome, folder: Path, pages: Call
     assert all(side.find_elements("css selector", ".heat") for side in sides)
     assert sides[0].location["y"] == sides[1].location["y"]
     assert sides[0].location["x"] < sides[1].location["x"]
-    assert "0.5" in row(browser, "blocks.3.fc").text
+    assert "0.5" in text_of(browser, row(browser, "blocks.3.fc"))
     (box,) = browser.find_elements("css selector", ".check")
     box.click()
-    assert find(browser, ".shown").text == "29 of 29 tensors"
+    assert text_of(browser, ".shown") == "29 of 29 tensors"
     column(browser, "max |A−B|").find_element("css selector", "button").click()
     assert rows(browser)[0] == "blocks.3.fc.weight"
     emulate(browser, 400, 800)
@@ -596,7 +620,7 @@ def test_two_files_stand_side_by_side(browser: Chrome, folder: Path, pages: Call
     assert wide[0] <= wide[1]
     box.click()
     box.click()
-    narrow = row(browser, "head.weight").text
+    narrow = text_of(browser, row(browser, "head.weight"))
     shapes = [f"({', '.join(map(str, each['head.weight'].shape))})" for each in (model(), changed)]
     assert " · ".join(shapes) in narrow, "both shapes are what one looks for, and there is room"
     parts = browser.find_elements("css selector", ".command .option")
@@ -622,7 +646,7 @@ def test_names_are_never_markup(browser: Chrome, folder: Path, pages: Callable[.
         browser.get(pages(*paths))
         assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
         open_all(browser)
-        text = find(browser, "main").text
+        text = text_of(browser, "main")
         assert EVIL in text
         assert "\\u202eback" in text
         assert "\u202e" not in text
@@ -640,7 +664,7 @@ def test_commands_with_odd_names_are_quoted(browser: Chrome, folder: Path, pages
     browser.get(pages(folder / "odd.pt"))
     find(browser, "input[type=search]").send_keys("touch")
     row(browser, "touch").click()
-    command = find(browser, ".ways code").text
+    command = text_of(browser, ".ways code")
     words = shlex.split(command)
     assert words[words.index("--layer") + 1] == "'; touch x; '"
     assert run(*words[1:], "--dry-run", folder=folder).returncode == 0
@@ -670,7 +694,7 @@ def test_every_sort_of_file_is_shown(browser: Chrome, pages: Callable[..., str],
     browser.get(pages(FIXTURES / name))
     show_all(browser)
     open_all(browser)
-    text = find(browser, "main").text
+    text = text_of(browser, "main")
     assert "undefined" not in text
     assert "[object" not in text
     assert text.count("NaN") == 0 or "Not finite" in text

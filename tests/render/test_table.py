@@ -527,6 +527,7 @@ def test_markdown_shows_text_as_it_is() -> None:
     assert re.fullmatch(r"\|( -+:? \|)+", lines[3])
 
 
+@settings(max_examples=times(40, 100), deadline=None)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(exclude_categories=()))),

@@ -1,0 +1,60 @@
+"""A progress bar ends where its work does: what is told of it adds up to what was announced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from convinspect.cli import commands
+from support.in_process import run_in_process
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A folder with two files of 4 MB, a convolution and the same as a Linear."""
+    weight = torch.randn(1024, 1024, 1)
+    torch.save({"conv.weight": weight}, tmp_path / "a.pt")
+    torch.save({"conv.weight": weight.squeeze(-1)}, tmp_path / "b.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "a.pt", "b.pt"],
+        ["verify", "a.pt", "b.pt", "--bits"],
+        ["verify", "a.pt"],
+        ["diff", "a.pt", "b.pt", "--values"],
+        ["check", "a.pt", "--values"],
+        ["weights", "a.pt", "--stats"],
+        ["report", "a.pt", "-o", "a.html"],
+        ["convert", "a.pt", "--to", "linear", "-o", "c.pt"],
+    ],
+    ids=" ".join,
+)
+def test_a_bar_reaches_its_end_and_goes_no_further(
+    two: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(two)
+    commands.load(words[0])
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def noted(total: int, what: str) -> Iterator[Callable[[int], None]]:
+        done: list[int] = []
+        yield done.append
+        told.append((sum(done), total))
+
+    monkeypatch.setattr(sys.modules[f"convinspect.cli.{words[0]}"], "reading_progress", noted)
+    assert run_in_process(monkeypatch, capsys, *words).code in (0, 1)
+    bars = [bar for bar in told if bar != (0, 0)]
+    assert len(bars) == (2 if words[0] == "verify" and "--bits" not in words else 1)
+    for done, total in bars:
+        assert done > 4_000_000
+        # Beside the numbers a file has a few kilobytes.
+        assert 0.99 <= done / total <= 1.0
