@@ -18,6 +18,7 @@ from tables import Table, seconds
 ROUNDS, PAIRS = 9, 21
 BYTES = 2 * 10**9
 PATCHES = 1024
+THREADS = (1, 2)
 
 _WRITE = """
 import sys, torch
@@ -78,7 +79,7 @@ def _converting(folder: Path) -> Table:
 
 def _running() -> Table:
     rows = []
-    for threads in (1, 2):
+    for threads in THREADS:
         numbers = [str(number) for number in (threads, PAIRS, PATCHES)]
         done = subprocess.run([sys.executable, "-c", _RUN, *numbers], capture_output=True, text=True)
         found: dict[str, list[float]] = json.loads(done.stdout) if done.returncode == 0 else {}

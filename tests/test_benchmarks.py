@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeAlias
 
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+OnceIn: TypeAlias = Callable[[ModuleType], None]
 
 
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("measuring")
+
+
+@pytest.fixture
+def each_once(measuring: ModuleType, monkeypatch: pytest.MonkeyPatch) -> OnceIn:
+    """Lets a module run each command once: where it runs it again on the same files, it is told the same figures."""
+    told: dict[object, object] = {}
+
+    def run(route: Any, *rest: Any, **more: Any) -> object:
+        files = [Path(word) for word in route.command if word != str(route.writes) and Path(word).is_file()]
+        states = [(file.stat().st_ino, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        what = (*route.command, *states)
+        if what not in told:
+            told[what] = measuring.run(route, *rest, **more)
+        return told[what]
+
+    return lambda module: monkeypatch.setattr(module, "run", run)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
@@ -43,9 +60,9 @@ def test_a_pair_that_was_disturbed_does_not_count(monkeypatch: pytest.MonkeyPatc
     assert starting.paired_ratio([(0.11, 0.10), (0.22, 0.20), (0.9, 0.1)]) == pytest.approx(1.1)
 
 
-def test_starting_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_starting_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, each_once: OnceIn) -> None:
     starting = importlib.import_module("starting")
+    each_once(starting)
     monkeypatch.setattr(starting, "PAIRS", 1)
     (table,) = starting.starts_compared(tmp_path)
     assert [row[0] for row in table.rows] == ["`convinspect shapes FILE`", "`convinspect --help`"]
@@ -73,23 +90,23 @@ def test_verify_is_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     }
 
 
-def test_patches_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_patches_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, each_once: OnceIn) -> None:
     patches = importlib.import_module("patches")
-    monkeypatch.setattr(patches, "ROUNDS", 2)
-    monkeypatch.setattr(patches, "PAIRS", 2)
-    monkeypatch.setattr(patches, "BYTES", 10**7)
-    monkeypatch.setattr(patches, "PATCHES", 8)
+    each_once(patches)
+    for name, value in {"ROUNDS": 2, "PAIRS": 2, "BYTES": 10**7, "PATCHES": 8, "THREADS": (1,)}.items():
+        monkeypatch.setattr(patches, name, value)
     converting, running = patches.patches_compared(tmp_path)
     assert [row[0] for row in converting.rows] == ["`.safetensors`, 0.0 GB", "`.pt`, 0.0 GB"]
-    assert len(running.rows) == 4
+    assert len(running.rows) == 2
     assert all(float(row[1]) > 0 for row in [*converting.rows, *running.rows])
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_any_size_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_files_of_any_size_are_told_in_pairs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, each_once: OnceIn
+) -> None:
     sizes = importlib.import_module("any_size")
+    each_once(sizes)
     for name, value in {"ROUNDS": 2, "BYTES": 10**6, "SPARSE": 10**8}.items():
         monkeypatch.setattr(sizes, name, value)
     # Starting PyTorch's processes takes long.
@@ -101,9 +118,9 @@ def test_files_of_any_size_are_told_in_pairs(monkeypatch: pytest.MonkeyPatch, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_archives_are_listed_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_archives_are_listed_in_pairs(tmp_path: Path, each_once: OnceIn) -> None:
     archives, making = importlib.import_module("archives"), importlib.import_module("making")
+    each_once(archives)
     (table,) = archives.archives_in_pairs(tmp_path, 1, making.Point("size", "small", 4, 8))
     assert [row[0] for row in table.rows] == [".nemo", ".zip"]
     assert all(len(row) == len(table.head) for row in table.rows)
@@ -118,35 +135,39 @@ def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_says_why(meas
     assert measuring.run(wrong) == measuring.Missing("failed (1): ValueError: no such thing")
 
 
-def test_all_of_it_runs_where_nothing_is_installed_to_compare_with(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "run.py"), "--folder", str(tmp_path / "files"), "--quick", "--markdown"]
-    command += ["--only", "checking,converting", "--tensors", "10"]
+def test_all_of_it_runs_where_nothing_is_installed_to_compare_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], measuring: ModuleType, tmp_path: Path
+) -> None:
+    hard_cases, run = importlib.import_module("hard_cases"), importlib.import_module("run")
+    monkeypatch.setattr(hard_cases, "_ORDINARY", {"zip": hard_cases._ORDINARY["zip"]})
+    words = ["--folder", str(tmp_path / "files"), "--quick", "--markdown"]
+    words += ["--only", "checking,converting", "--tensors", "10"]
     # Packages that are there but do not start, whatever is installed besides.
     for package in ("picklescan", "modelscan"):
         (tmp_path / "broken" / package).mkdir(parents=True)
         (tmp_path / "broken" / package / "__init__.py").write_text("import a_module_that_is_not_there")
     path = os.pathsep.join([str(tmp_path / "broken"), str(BENCHMARKS.parent)])
-    done = subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", env=os.environ | {"PYTHONPATH": path}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Left out: picklescan does not start: failed (1): ModuleNotFoundError" in done.stdout
-    tables = [line for line in done.stdout.splitlines() if line.startswith("###")]
+    monkeypatch.setitem(measuring._ENVIRONMENT, "PYTHONPATH", path)
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    code, told = run.main(words), capsys.readouterr()
+    assert code == 0, told
+    assert "Left out: picklescan does not start: failed (1): ModuleNotFoundError" in told.out
+    tables = [line for line in told.out.splitlines() if line.startswith("###")]
     assert tables == [
         "### Converting half of the weights to Linear: by tensors",
         "### Converting there and back",
         "### Checking a file: by tensors",
         "### What checking says of small files",
     ]
-    assert "| 256 tensors | yes |" in done.stdout
+    assert "| 256 tensors | yes |" in told.out
     assert not (tmp_path / "files").exists()
 
 
 def test_this_build_is_measured_against_another(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], each_once: OnceIn
 ) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
     before = importlib.import_module("before")
+    each_once(before)
     options = ["--tensors", "40", "--lines", "20", "--pairs", "1", "--folder", str(tmp_path)]
     assert before.main([str(BENCHMARKS.parent), *options]) == 0
     said = capsys.readouterr().out

@@ -22,8 +22,8 @@ from convinspect.writing import pieces as writing
 from support.conversions import converted, load
 
 LARGE = bool(os.environ.get("CONVINSPECT_LARGE"))
-TENSORS = 100_000 if LARGE else 20_000
-SHARDS = 1_000
+TENSORS = 100_000 if LARGE else 5_000
+SHARDS = 1_000 if LARGE else 300
 BIG = (40_000, 32_000, 1)
 """5.12 GB of float32, of which nothing is ever written: the file has a hole there."""
 _SEEN = 1 << 16

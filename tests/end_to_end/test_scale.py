@@ -53,7 +53,7 @@ def test_answering_an_error_of_many_lines(many: Path) -> None:
 
 
 def test_converting_like_a_file_of_many_tensors(tmp_path: Path) -> None:
-    path, count = tmp_path / "many.safetensors", 20_000
+    path, count = tmp_path / "many.safetensors", 10_000
     header = {
         f"layers.{i}.weight": {"dtype": "U8", "shape": [2, 2], "data_offsets": [4 * i, 4 * i + 4]} for i in range(count)
     }
@@ -61,7 +61,7 @@ def test_converting_like_a_file_of_many_tensors(tmp_path: Path) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4 * count))
     started = time.process_time()
     result = CliRunner().invoke(app, ["convert", str(path), "--like", str(path), "--dry-run"])
-    assert time.process_time() - started < 12
+    assert time.process_time() - started < 6
     assert result.exit_code == 0
 
 
@@ -100,14 +100,17 @@ def steps_of(work: Callable[[], object]) -> int:
 )  # fmt: skip
 def test_one_tensor_under_many_names(words: list[str], tmp_path: Path) -> None:
     """Twice the names make twice the work and twice the output, where each with each would make four times."""
-    steps, written = [], []
-    for count in (300, 600):
+    steps: list[int] = []
+    written: list[int] = []
+    for count in (150, 300):
         path = str(tied(tmp_path, count))
         filled = [
             path if word == "A" else str(tmp_path / f"{count}{word}") if word[0] == "B" else word for word in words
         ]
-        CliRunner().invoke(app, filled)
-        (tmp_path / f"{count}B.safetensors").unlink(missing_ok=True)
+        if not steps:
+            # What is done once, such as importing.
+            CliRunner().invoke(app, filled)
+            (tmp_path / f"{count}B.safetensors").unlink(missing_ok=True)
         results: list[Result] = []
         steps.append(steps_of(lambda: results.append(CliRunner().invoke(app, filled))))  # noqa: B023
         assert results[0].exit_code == 0

@@ -108,7 +108,8 @@ def main() -> int:
     if options.jobs == 1:
         tallies = [_confined(names, seed, seconds, options.failures, options.number)]
     else:
-        context = multiprocessing.get_context("spawn")
+        # A new process would import PyTorch anew.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(options.jobs, context) as pool:
             seeds = range(seed, seed + options.jobs)
             parts = [pool.submit(_confined, names, own, seconds, options.failures, options.number) for own in seeds]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +15,7 @@ import pytest
 
 from support.paths import ROOT
 from support.resuming import MOVES, PATCH_MOVES, Build, End, outcome
+from support.sampling import EVERY_CASE
 
 sys.path.append(str(ROOT / "docs"))
 makers: Any = import_module("after.optimizers")
@@ -102,18 +102,21 @@ def _numbered(package: str) -> list[Any]:
 
 @pytest.mark.parametrize(("package", "name"), [one for package in PACKAGES for one in _numbered(package)])
 def test_training_goes_on_or_is_refused(tmp_path: Path, package: str, name: str) -> None:
-    kind = _kinds(package)[name]
+    kinds = _kinds(package)
+    # To Linear and from it; with other widths one move, by turns.
+    turn = list(kinds).index(name)
+    usual = [(MOVES[0], "matrices"), (MOVES[1], "matrices")]
+    usual += [(MOVES[turn % 3], "squares"), (MOVES[(turn + 1) % 3], "one channel")]
     built = False
-    for widths in WIDTHS:
-        for move in MOVES:
-            end = _end(kind, {}, move, tmp_path, widths)
-            if end is None:
-                continue
-            built = True
-            assert end.end in (End.SAME, End.REFUSED), (move, widths, end.words)
-            # Parts by number are in doubt where a part for one dimension can have the weight's shape (AdaShift).
-            if end.end is End.REFUSED and widths == "matrices":
-                assert name in REFUSED[package], (move, widths, end.words)
+    for move, widths in [(move, widths) for widths in WIDTHS for move in MOVES] if EVERY_CASE else usual:
+        end = _end(kinds[name], {}, move, tmp_path, widths)
+        if end is None:
+            continue
+        built = True
+        assert end.end in (End.SAME, End.REFUSED), (move, widths, end.words)
+        # Parts by number are in doubt where a part for one dimension can have the weight's shape (AdaShift).
+        if end.end is End.REFUSED and widths == "matrices":
+            assert name in REFUSED[package], (move, widths, end.words)
     assert built is (name not in UNBUILT.get(package, ()))
 
 
@@ -122,19 +125,19 @@ def test_training_goes_on_or_is_refused(tmp_path: Path, package: str, name: str)
 def test_training_on_patches_goes_on_or_is_refused(
     tmp_path: Path, package: str, name: str, move: tuple[str, str]
 ) -> None:
-    for widths in ("matrices", "squares"):
-        end = _end(_kinds(package)[name], {}, move, tmp_path, widths)
+    kinds, both = _kinds(package), ("matrices", "squares")
+    for widths in both if EVERY_CASE else [both[(list(kinds).index(name) + PATCH_MOVES.index(move)) % 2]]:
+        end = _end(kinds[name], {}, move, tmp_path, widths)
         assert end is None or end.end in (End.SAME, End.SAID, End.REFUSED) or name in STATELESS, (widths, end.words)
 
 
 @pytest.mark.parametrize(("package", "name"), _numbered("pytorch_optimizer"))
 def test_every_switch(tmp_path: Path, package: str, name: str) -> None:
-    """From the least common form, which is the furthest from a Linear; by hand `EVERY=1` takes all forms and widths."""
-    every = "EVERY" in os.environ
-    kind = _kinds(package)[name]
-    for settings in _settings(kind):
-        for move in (*MOVES, *PATCH_MOVES) if every else (("Conv2d", "Linear"), ("Patches1d", "Linear")):
-            for widths in WIDTHS if every else ("matrices",):
+    """From the least common forms, which are the furthest from a Linear: one for each switch, by turns."""
+    kind, forms = _kinds(package)[name], (("Conv2d", "Linear"), ("Patches1d", "Linear"))
+    for number, settings in enumerate(_settings(kind)):
+        for move in (*MOVES, *PATCH_MOVES) if EVERY_CASE else [forms[number % 2]]:
+            for widths in WIDTHS if EVERY_CASE else ("matrices",):
                 end = _end(kind, settings, move, tmp_path, widths)
                 fine = end is None or end.end in (End.SAME, End.SAID, End.REFUSED) or name in STATELESS
                 assert fine, (settings, move, widths, end)

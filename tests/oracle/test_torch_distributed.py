@@ -15,9 +15,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from convinspect import convert, verify
 from convinspect.checkpoint import open_checkpoint
+from support.in_process import run
 from support.makers import assert_same_numbers, linear_in_place, numbers, said, true
 from support.processes import NATIVE, PIECES, WHOLE, gathered, model, write_all
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 ORIGINALS = [*PIECES, *WHOLE]
 

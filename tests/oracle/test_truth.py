@@ -1,11 +1,10 @@
 """What is said of random models is what PyTorch says, what is written computes the same, what is verified is so.
 
-`CASES=20000` draws as many, `python tests/oracle/draw.py` by hand tells what was seen.
+`EVERY_CASE=1` draws 3,000, `python tests/oracle/draw.py` by hand as many as it is told, and tells what was seen.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import pytest
 
 from support.drawing import cases, patches, training
 from support.drawing.leaves import LEAVES
+from support.sampling import times
 
-CASES = int(os.environ.get("CASES", "300"))
+CASES = times(150, 3_000)
 TRAININGS = CASES * 2 // 5
-CHUNKS = 10
+CHUNKS = 5
 
 
 def _folder(parent: Path, seed: int) -> Path:
