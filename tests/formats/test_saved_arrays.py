@@ -34,7 +34,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
             with ZipFile(path) as old, ZipFile(tmp_path / "packed.pt", "w", ZIP_DEFLATED) as new:
                 for item in old.namelist():
                     new.writestr(item, old.read(item))
-            path = (tmp_path / "packed.pt").rename(path)
+            path = (tmp_path / "packed.pt").replace(path)
         return path
 
     return save
