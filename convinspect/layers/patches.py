@@ -52,12 +52,14 @@ def grid_of(count: int, dims: int) -> tuple[int, ...]:
     """So many patches along each of the axes, in the last two as near to a square as the count allows.
 
     Args:
-        count: Of all patches; one at least.
+        count: Of all patches; one at least. More than 2³², which no memory holds, are given in one row.
         dims: Number of axes, 1 to 3.
     """
     if dims == 1:
         return (count,)
-    high = next(number for number in range(math.isqrt(count), 0, -1) if count % number == 0)
+    # To look for the divisors of any number takes a minute where it has 17 digits.
+    sides = range(math.isqrt(count), 0, -1) if count <= 1 << 32 else (1,)
+    high = next(number for number in sides if count % number == 0)
     return (*(1,) * (dims - 2), high, count // high)
 
 

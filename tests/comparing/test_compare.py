@@ -25,8 +25,9 @@ from convinspect.comparing.subjects import Subject, pointnet
 from convinspect.render.table import Block, Table, plain
 from convinspect.showing.compare import comparison_payload, comparison_tables
 from convinspect.text import to_noise
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 QUICK = ["--batch", "1", "--length", "16", "--repeats", "3", "--threads", "1"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,11 @@ from convinspect.comparing import measure as measuring
 from convinspect.comparing.claims import claims
 from convinspect.comparing.measure import Setting, measure
 from convinspect.comparing.subjects import Subject, of_sizes, patch_embeddings
+from convinspect.layers.patches import grid_of
 from convinspect.modules.patches import Patches, PatchLinear
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 SMALL = ["--patch", "2x2", "--out-channels", "5", "--length", "6", "--repeats", "3", "--threads", "1"]
 QUICK = ["--batch", "1", "--length", "4", "--repeats", "3", "--threads", "1"]
@@ -257,6 +261,17 @@ def test_what_runs_as_one_of_the_two_alone_is_said(monkeypatch: pytest.MonkeyPat
 )
 def test_wrong_wishes_get_one_line(tmp_path: Path, words: list[object], line: str) -> None:
     assert_one_line(command(tmp_path, *words), line)
+
+
+def test_the_grid_of_any_number_is_there_at_once() -> None:
+    """Its divisors were looked for one by one."""
+    assert [grid_of(196, dims) for dims in (1, 2, 3)] == [(196,), (14, 14), (1, 14, 14)]
+    assert grid_of(1 << 32, 2) == (1 << 16, 1 << 16)
+    assert grid_of((1 << 32) - 5, 2) == (1, (1 << 32) - 5), "a prime"
+    started = time.perf_counter()
+    for count in (10**17 - 1, 10**40 + 1):
+        assert math.prod(grid_of(count, 3)) == count
+    assert time.perf_counter() - started < 1
 
 
 def test_too_little_memory_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from support.conversions import load
-from support.program import run, without_wrote
+from support.in_process import run
+from support.program import without_wrote
 
 
 def state(kind: str, **parts: tuple[int, ...]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from support.program import run
+from support.in_process import run
 
 optim: Any = torch.optim
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from support.conversions import load
-from support.program import run
+from support.in_process import run
 
 
 def net() -> nn.Sequential:

@@ -28,8 +28,10 @@ from convinspect.layers.find import find_layers
 from convinspect.writing.pieces import size_of
 from convinspect.writing.rewrite import Changes, pieces_for
 from support.conversions import CONTAINERS, assert_only_reshaped, converted, load, names, reasons
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
+from support.sampling import times
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -64,7 +66,7 @@ def models(draw: st.DrawFn) -> dict[str, torch.Tensor]:
     return state
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(30, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=models(), name=st.sampled_from(["zip.pt", "legacy.pt"]))
 def test_random_checkpoints_go_there_and_back(tmp_path: Path, state: dict[str, torch.Tensor], name: str) -> None:
     source, linear, back = (tmp_path / f"{part}.pt" for part in ("model", "linear", "back"))

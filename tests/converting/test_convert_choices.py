@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from support.conversions import load
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run, without_wrote
+from support.program import without_wrote
 
 
 def plan_of(*words: object) -> Any:
@@ -29,36 +27,6 @@ def plan_of(*words: object) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------- a full disk
-
-
-def _limited() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-
-@pytest.mark.parametrize(
-    ("source", "suffix"),
-    [("a.safetensors", ".safetensors"), ("a.safetensors", ".pt"), ("a.pt", ".pt"), ("whole.pt", ".safetensors")],
-)
-def test_a_write_that_fails_is_one_line_and_leaves_nothing(
-    tmp_path: Path, unmeasured: dict[str, str], source: str, suffix: str
-) -> None:
-    state = {"c.weight": torch.randn(128, 128, 1)}
-    save_file(state, tmp_path / "a.safetensors")
-    torch.save(state, tmp_path / "a.pt")
-    torch.save(nn.Sequential(nn.Conv1d(128, 128, 1)), tmp_path / "whole.pt")
-    before = sorted(tmp_path.iterdir())
-    done = subprocess.run(
-        [sys.executable, "-m", "convinspect", "convert", source, "-o", f"new{suffix}", "--to", "linear",
-         "--state-dict"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=_limited,
-        env=unmeasured | {"PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert f"new{suffix}" in line
-    assert "write a .pt" not in line
-    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_disk_that_is_too_small_is_noticed_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from support.conversions import load
-from support.program import run
+from support.in_process import run
 
 DIMS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 KEYS = {

@@ -16,6 +16,7 @@ from convinspect.layers.find import find_layers
 from convinspect.writing.same_format import save_edits
 from convinspect.writing.state_dict import resave
 from support.conversions import CONTAINERS, load
+from support.sampling import times
 
 State = dict[str, torch.Tensor]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -54,7 +55,7 @@ def pairs(draw: st.DrawFn) -> tuple[State, State]:
 
 
 @given(pairs(), st.sampled_from(sorted(CONTAINERS)))
-@settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=times(30, 60), suppress_health_check=QUIET)
 def test_like_gives_every_shape_that_differs_in_rank_alone(
     tmp_path: Path, both: tuple[State, State], kind: str
 ) -> None:
@@ -95,7 +96,7 @@ def tangled(draw: st.DrawFn) -> State:
 
 
 @given(tangled(), st.sampled_from(["zip.pt", "legacy.pt"]), st.booleans())
-@settings(deadline=None, max_examples=60, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=times(30, 60), suppress_health_check=QUIET)
 def test_what_is_saved_anew_is_what_was_there(tmp_path: Path, state: State, kind: str, reshape: bool) -> None:
     source, again, other = fresh(tmp_path, f"a.{kind}", "b.pt", "c.safetensors")
     CONTAINERS[kind](state, source)

@@ -12,8 +12,8 @@ from torch import nn
 
 from convinspect.errors import CannotConvert
 from support.conversions import converted, load
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
 
 
 def _trained(optimizer: Callable[[Any], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:

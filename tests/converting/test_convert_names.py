@@ -23,8 +23,10 @@ from convinspect.converting.rename import renaming, together
 from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError, NotThere
 from convinspect.writing.same_format import save_edits
 from support.conversions import load
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run, without_wrote
+from support.program import assert_one_line, without_wrote
+from support.sampling import times
 
 
 def renamed(source: Path, target: Path, *rules: str, root: str | None = None) -> None:
@@ -189,7 +191,7 @@ def strings() -> st.SearchStrategy[str]:
     return st.sampled_from(["a", "b.weight", "conv.weight", "x" * 300, "ü.bias", "weight", "n"])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(40, 80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keys=st.lists(strings(), unique=True, min_size=1),
     others=st.lists(strings(), max_size=6),

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from support.conversions import load
-from support.program import assert_one_line, run, without_wrote
+from support.in_process import run
+from support.program import assert_one_line, without_wrote
 
 
 @pytest.fixture

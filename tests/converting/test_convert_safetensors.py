@@ -20,7 +20,9 @@ from convinspect.formats.pieces import SHARDING
 from convinspect.writing.safetensors_header import edited_header
 from convinspect.writing.same_format import save_edits
 from support.conversions import converted, load
-from support.program import run, without_wrote
+from support.in_process import run
+from support.program import without_wrote
+from support.sampling import times
 
 SHAPES = st.lists(st.integers(0, 5), min_size=2, max_size=4).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")
@@ -45,7 +47,7 @@ def entry(shape: tuple[int, ...], order: list[str]) -> dict[str, Any]:
     st.dictionaries(NAMES, st.text()),
     st.data(),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=times(40, 100))
 def test_a_header_says_what_was_meant_and_back_again(
     tensors: dict[str, tuple[tuple[int, ...], tuple[int, ...], list[str]]],
     layout: dict[str, Any],
@@ -74,7 +76,7 @@ def test_a_header_says_what_was_meant_and_back_again(
     st.integers(0, 20),
     st.sampled_from([None, {}, {"format": "mlx"}]),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=times(40, 100))
 def test_a_header_that_was_not_padded_comes_back_too(
     tensors: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
     layout: dict[str, Any],
@@ -117,7 +119,7 @@ def states(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 
 # Hypothesis draws words of this program, too; what this key holds has a meaning.
 @given(states(), st.dictionaries(st.text().filter(lambda key: key != SHARDING), st.text()).filter(bool))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=times(30, 60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_only_the_shapes_asked_for_change(
     tmp_path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:

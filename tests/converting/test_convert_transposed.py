@@ -20,7 +20,9 @@ from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, ConvInspectError
 from convinspect.showing.code_changes import advice
 from support.conversions import CONTAINERS, load, names, reasons
-from support.program import listed, run
+from support.in_process import run
+from support.program import listed
+from support.sampling import times
 
 TRANSPOSES: list[Any] = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 
@@ -29,7 +31,7 @@ def there(dims: int, **more: Any) -> Options:
     return Options(to="linear", from_=(f"convtranspose{dims}d",), force=True, **more)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=times(40, 80))
 @given(st.data())
 def test_the_linear_gives_what_the_convolution_gave(data: st.DataObject) -> None:
     dims, wide_in, wide_out = (data.draw(st.integers(low, high)) for low, high in ((1, 3), (1, 5), (1, 5)))

@@ -13,8 +13,9 @@ from torch import nn
 from torch.masked import masked_tensor
 
 from convinspect.checkpoint import open_checkpoint
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run
+from support.program import assert_one_line
 
 PARALLEL = FIXTURES / "parallel"
 WHOLE = ["fsdp2_1of1.pt", "replicated_1of2.pt", "fsdp2_training_1of1.pt"]

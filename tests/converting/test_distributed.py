@@ -23,7 +23,8 @@ from torch.utils.serialization import config as serialization
 
 from convinspect import convert, verify
 from convinspect.errors import ConvInspectError
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

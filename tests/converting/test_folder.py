@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import convinspect
 from convinspect.errors import CannotConvert, CannotWrite, ConvInspectError
+from support.in_process import run
 from support.memory import peak, reset_peak
-from support.program import run
 
 
 class Convs(nn.Module):

@@ -14,7 +14,8 @@ from torch import nn
 from convinspect import convert
 from convinspect.errors import CannotConvert
 from support.conversions import load
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 
 
 def _saved(folder: Path, model: Any, name: str = "a.pt") -> Path:

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from convinspect.errors import CannotConvert
 from support.conversions import converted, load
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 
 
 def _model() -> nn.Sequential:

@@ -23,7 +23,9 @@ from convinspect.converting.options import Options
 from convinspect.errors import ConvInspectError
 from convinspect.modules import PatchLinear
 from support.conversions import CONTAINERS, load, names, reasons
-from support.program import assert_one_line, command
+from support.in_process import command
+from support.program import assert_one_line
+from support.sampling import times
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 PATCHES = Options(to="linear", patches=True, force=True)
@@ -41,7 +43,7 @@ def save(state: dict[str, torch.Tensor], path: Path) -> Path:
 # ------------------------------------------------------------------------------------------- what it computes
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=times(30, 60))
 @given(st.data())
 def test_the_linear_gives_what_the_convolution_gave(data: st.DataObject) -> None:
     kernel = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda ks: set(ks) != {1})))
@@ -97,7 +99,7 @@ def test_rows_are_those_of_unfold(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- which are taken
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=times(30, 60))
 @given(st.data())
 def test_windows_that_overlap_are_never_taken_silently(data: st.DataObject) -> None:
     """Whatever a module records: what is converted computes the same, and what is not has a reason."""

@@ -27,7 +27,8 @@ from convinspect.converting.options import Options
 from convinspect.errors import CannotConvert, ConvInspectError
 from convinspect.showing.code_changes import advice
 from support.conversions import CONTAINERS, load
-from support.program import run
+from support.in_process import run
+from support.sampling import times
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 THERE = Options(to="linear", patches=True, patch_order="hwc", force=True)
@@ -64,7 +65,7 @@ def embed(wide_in: int, wide_out: int, kernel: tuple[int, ...], **more: Any) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Complex modules")
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=times(40, 80))
 @given(st.data())
 def test_the_linear_gives_what_the_convolution_gave(data: st.DataObject) -> None:
     kernel = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda ks: set(ks) != {1})))

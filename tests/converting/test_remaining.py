@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from support.program import run
+from support.in_process import run
 
 
 class Model(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import convinspect
-from support.program import run
+from support.in_process import run
 from support.turning import model, turned
 
 

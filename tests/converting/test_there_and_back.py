@@ -20,9 +20,11 @@ from torch.utils.serialization import config
 from convinspect.converting.job import convert
 from convinspect.converting.options import Options
 from support.drawing import there_and_back
-from support.program import assert_one_line, command
+from support.in_process import command
+from support.program import assert_one_line
+from support.sampling import times
 
-CASES = int(os.environ.get("CASES", "400"))
+CASES = int(os.environ.get("CASES", times(160, 400)))
 CHUNKS = 4
 
 

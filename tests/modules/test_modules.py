@@ -24,6 +24,7 @@ from convinspect.modules import (
     PointwiseLinear,
     swap_pointwise,
 )
+from support.sampling import times
 
 PRUNE: Any = prune
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
@@ -277,7 +278,7 @@ def test_spectral_norm_takes_no_step_of_its_power_iteration() -> None:
 # ------------------------------------------------------------------------------------------------- PointwiseLinear
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=times(50, 100))
 @given(data=st.data())
 def test_a_swapped_convolution_computes_the_same(data: st.DataObject) -> None:
     dims = data.draw(st.integers(1, 3))

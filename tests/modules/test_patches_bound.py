@@ -18,6 +18,7 @@ from torch import nn
 
 from convinspect.arrays.error_bound import agreement
 from convinspect.modules import PatchLinear, expose_linears, swap_patches
+from support.sampling import times
 
 CONVS: list[Any] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 ORDERS = [torch.contiguous_format, torch.channels_last, torch.channels_last_3d]
@@ -78,7 +79,7 @@ def inputs(draw: Any, lead: tuple[int, ...], channels: int, sizes: list[int], dt
     return x
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=times(40, 80))
 @given(st.data())
 def test_outputs_and_gradients_are_those_of_the_convolution(data: st.DataObject) -> None:
     """Of any dimensions, channels, kernels, sizes, dtypes, layouts, with and without a bias and a batch; and back."""

@@ -13,8 +13,8 @@ from torch import nn
 import convinspect
 from convinspect.kinds import is_stand_in
 from convinspect.modules import ChannelsFirstLinear, PointwiseConv1d, PointwiseLinear, swap_pointwise
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
 from support.verifying import report_of
 
 STAND_INS = FIXTURES / "stand_ins_0.1.pt"

@@ -23,6 +23,7 @@ from convinspect.modules import (
     swap_patches,
     swap_pointwise,
 )
+from support.sampling import times
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -44,7 +45,7 @@ def swapped(module: nn.Module, to: Any = "linear") -> Any:
     return swaps.model
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=times(40, 80))
 @given(st.data())
 def test_it_computes_the_same_with_the_same_gradients_and_goes_back(data: st.DataObject) -> None:
     dims = data.draw(st.integers(1, 3))

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convinspect.showing.verify import verdict
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
 from support.verifying import report_of, report_of_objects
 
 STATE = {"p.weight": torch.randn(4, 6, 1), "p.bias": torch.randn(4), "q.weight": torch.randn(3, 4, 3)}

@@ -19,6 +19,7 @@ from convinspect.verifying import objects as object_differences
 from convinspect.verifying.objects import differences
 from support import hostile
 from support.paths import FIXTURES
+from support.sampling import times
 
 BOTH_AGES = pytest.mark.parametrize("zipped", [True, False])
 MILLION = 1 << 20
@@ -78,7 +79,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=times(40, 80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(a=VALUES, b=VALUES, protocol=st.integers(2, 5), same=st.booleans())
 def test_two_values_differ_where_python_says_so(tmp_path: Path, a: Any, b: Any, protocol: int, same: bool) -> None:
     b = a if same else b

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from convinspect.showing.verify import verdict
 from support import program
-from support.program import run
+from support.in_process import run
 from support.verifying import report_of, report_of_objects
 
 optim: Any = torch.optim

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
+import types
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -33,8 +36,9 @@ from convinspect.verifying.causes import Why
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
 from convinspect.writing.same_format import save_edits
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import run
+from support.sampling import times
 from support.verifying import command, report_of, report_of_objects
 
 State = dict[str, Any]
@@ -215,7 +219,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.flo
 
 
 # 10,000 take about a minute: EXAMPLES=10000 pytest tests/verifying/test_verify.py -k no_alarm
-EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "50"))
 
 
 @settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
@@ -254,7 +258,7 @@ def test_right_conversions_raise_no_alarm(data: st.DataObject) -> None:
     assert all(one.ok for one in grads.values()), grads
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=times(30, 60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_files_converted_by_the_command_verify(tmp_path: Path, data: st.DataObject) -> None:
     """Any bits in any dtype, both containers."""
@@ -368,27 +372,51 @@ def test_long_texts_are_compared_to_their_end(tmp_path: Path) -> None:
     assert verdict(found).count("y") >= 1
 
 
+class _Turned(set[Any]):
+    """Goes from the last member of a set to the first."""
+
+    def __init__(self, members: Iterable[Any]) -> None:
+        super().__init__(members)
+        self._order = [*members][::-1]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._order)
+
+
+def _save_set(pickler: Any, members: set[Any]) -> None:
+    vars(pickle)["_Pickler"].save_set(pickler, _Turned(members))
+
+
+class _Backwards(pickle._Pickler):
+    """Saves sets the other way round. In which order their members come depends on the process."""
+
+    dispatch: ClassVar[Any] = {**pickle._Pickler.dispatch, set: _save_set}
+
+
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sets and keys of any kind, saved by three processes, since what a set's members come in depends on that."""
+    """Sets and keys of any kind, of which `bb` has its sets in another order, and `ccc` other ones."""
     folder = tmp_path_factory.mktemp("sets")
-    keyed = {(1, "a"): 1, (1, "b"): 2, 3: 4, "3": 5, None: 6}
-    members = "{'a', 'bb', 'ccc', 'd', 'e', frozenset({'f', 'g', 'h', 'i'})}"
-    saved = {
-        "a.pt": (net(), members, keyed),
-        "bb.pt": (converted(net()), members, keyed),
-        "ccc.pt": (converted(net()), members.replace("bb", "b"), {**keyed, (1, "b"): 3}),
+    keyed: dict[Any, int] = {(1, "a"): 1, (1, "b"): 2, 3: 4, "3": 5, None: 6}
+    members = {"a", "bb", "ccc", "d", "e", frozenset({"f", "g", "h", "i"})}
+    backwards = types.ModuleType("backwards")
+    backwards.__dict__.update(vars(pickle), Pickler=_Backwards)
+    saved: dict[str, tuple[Any, Any, Any, Any]] = {
+        "a.pt": (net(), members, keyed, pickle),
+        "bb.pt": (converted(net()), members, keyed, backwards),
+        "ccc.pt": (converted(net()), members - {"bb"} | {"b"}, {**keyed, (1, "b"): 3}, pickle),
     }
-    for name, (state, set_members, by) in saved.items():
-        torch.save(state, folder / "state.pt")
-        code = (
-            f"import torch; state = torch.load('state.pt')\n"
-            f"for protocol in (2, 4):\n"
-            f"    content = {{'state': state, 'set': {set_members}, 'by': {by!r}}}\n"
-            f"    torch.save(content, f'{{protocol}}{name}', pickle_protocol=protocol)"
-        )
-        environment = {**os.environ, "PYTHONHASHSEED": str(len(name))}
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60, env=environment)
+    for name, (state, set_members, by, module) in saved.items():
+        for protocol in (2, 4):
+            content = {"state": state, "set": set_members, "by": by}
+            torch.save(content, folder / f"{protocol}{name}", pickle_module=module, pickle_protocol=protocol)
+    for protocol in (2, 4):
+        orders = []
+        for name in ("a", "bb"):
+            with zipfile.ZipFile(folder / f"{protocol}{name}.pt") as file:
+                pickled = file.read(f"{protocol}{name}/data.pkl")
+            orders.append(pickled.find(b"ccc") < pickled.find(b"bb"))
+        assert orders[0] != orders[1]
     return folder
 
 

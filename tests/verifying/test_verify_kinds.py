@@ -29,6 +29,7 @@ from convinspect.modules import PointwiseLinear, swap_pointwise
 from convinspect.showing.verify import verdict
 from convinspect.verifying.findings import Report
 from support.paths import FIXTURES
+from support.sampling import times
 from support.verifying import command, report_of, report_of_objects
 
 NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")
@@ -37,7 +38,7 @@ NAMES = ("c_attn", "c_proj", "c_fc", "q_attn", "proj", "fc")
 # ------------------------------------------------------------------------- what a layer is called decides nothing
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=times(30, 60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_convolution_becomes_a_linear_whatever_it_is_called(tmp_path: Path, data: st.DataObject) -> None:
     """The names of GPT-2's transposed layers are those of many convolutions too."""
@@ -332,7 +333,7 @@ def transformer(blocks: int) -> dict[str, torch.Tensor]:
     return state
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=times(30, 60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_layers_that_were_left_as_they_are_are_no_difference(tmp_path: Path, data: st.DataObject) -> None:
     state = transformer(2)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convinspect.showing.verify import verdict
-from support.program import run
+from support.in_process import run
 from support.turning import model, turned
 from support.verifying import report_of, report_of_objects
 

@@ -31,6 +31,7 @@ if sys.platform != "linux":
 from support.disks import memory_disk
 from support.faults import NOBODY, Ended, Programs, Run
 from support.program import run
+from support.sampling import some
 
 pytestmark = pytest.mark.unlike_windows
 KILLS = int(os.environ.get("KILLS", "24"))
@@ -206,14 +207,17 @@ class Watched:
 
 @one_of_each
 def test_killed_before_every_step(program: Programs, there: Path, results: dict[Case, Bytes], case: Case) -> None:
-    """The calls of the system are counted from the first that writes. With KILLS=200 every one is the last once."""
+    """The calls of the system are counted from the first that writes. With KILLS=200 every one is the last once, of a
+    zip each time.
+    """
     watched = Watched(case, there)
     steps = program.run(*case.arguments(there), faults=(("kill at step", -1),)).steps
     assert steps > 8
     watched.restored()
     outcomes = []
     few = sorted({0, steps - 1, *random.Random(case.target).sample(range(steps), 3)})
-    for step in few if KILLS < 200 else range(steps):
+    chosen = {CASES["header of a zip"]: range(steps), CASES["a folder of shards"]: some(range(steps), 24)}
+    for step in range(steps) if KILLS >= 200 else sorted({*few, *chosen.get(case, ())}):
         done = program.run(*case.arguments(there), faults=(("kill at step", step),))
         assert done.code == -9, (step, done)
         outcomes.append(watched.assert_survived(results[case]))
@@ -326,6 +330,24 @@ def test_a_file_may_not_grow_further(program: Programs, there: Path, case: Case)
     done = program.run(*case.arguments(there), largest_file=50_000)
     assert_one_line(done, str(watched.target))
     assert ".partial" not in done.stderr
+    watched.assert_nothing_happened()
+
+
+@pytest.mark.parametrize(
+    ("source", "suffix"),
+    [
+        ("one.safetensors", ".safetensors"), ("one.safetensors", ".pt"), ("zip.pt", ".pt"),
+        ("whole.pt", ".safetensors"),
+    ],
+)  # fmt: skip
+def test_a_state_dict_may_not_grow_further(program: Programs, there: Path, source: str, suffix: str) -> None:
+    """The remedy is no other kind of file."""
+    torch.save(torch.nn.Sequential(torch.nn.Conv1d(128, 128, 1)), there / "whole.pt")
+    target = f"new{suffix}"
+    watched = Watched(Case(source, target, ("--to", "linear", "--state-dict")), there)
+    done = program.run(*watched.case.arguments(there), largest_file=20_000)
+    assert_one_line(done, target)
+    assert "write a .pt" not in done.stderr
     watched.assert_nothing_happened()
 
 
@@ -698,8 +720,14 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        *((name, ".pt") for name in NAMES.values()),
+        # It is PyTorch that writes the name into the file.
+        *((NAMES[name], ".safetensors") for name in ("terminal", "not UTF-8", "long")),
+    ],
+)
 def test_files_of_any_name(program: Programs, there: Path, name: str, suffix: str) -> None:
     """Names are taken as they are, by the byte, and nothing of them reaches the terminal unescaped."""
     folder = there / "names"

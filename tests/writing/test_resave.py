@@ -15,8 +15,9 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from support.conversions import assert_only_reshaped, load
+from support.in_process import run
 from support.paths import FIXTURES
-from support.program import assert_one_line, run, without_wrote
+from support.program import assert_one_line, without_wrote
 
 
 def _state_of(source: Path) -> dict[str, torch.Tensor]:

@@ -20,7 +20,8 @@ from convinspect.formats.zip.archive import Archive
 from convinspect.writing import zip as rewrite_zip
 from convinspect.writing.pieces import write_pieces
 from support.conversions import assert_only_reshaped, converted
-from support.program import run
+from support.in_process import run
+from support.sampling import times
 from support.storage_offsets import load_by_calculation, same, save_aligned
 
 LARGEST = 1 << 16
@@ -44,7 +45,7 @@ def state(convolutions: int = 2, width: int = 4, empty: bool = True) -> dict[str
     return tensors
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=WITH_FILES)
+@settings(max_examples=times(20, 40), deadline=None, suppress_health_check=WITH_FILES)
 @given(
     alignment=ALIGNMENTS, convolutions=st.integers(1, 6), width=st.sampled_from([1, 4, 130, 300]), empty=st.booleans()
 )
