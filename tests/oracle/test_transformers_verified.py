@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from support.program import run
+from support.in_process import run
 
 pytest.importorskip("transformers", reason="needs transformers, which CI does not install")
 
@@ -58,6 +59,8 @@ def test_a_converted_model_gives_the_same_outputs_and_gradients(
     assert callable(make)
     torch.save(make().state_dict(), tmp_path / "before.pt")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "real_code", raising=False)
     assert run("convert", "before.pt", "-o", "after.pt", "--to", "linear", *origin).returncode == 0
     words = (
         "verify",
