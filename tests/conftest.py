@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,17 @@ def _no_fork_server_is_left() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--like-windows`: every test runs with what Windows lacks taken away."""
     parser.addoption("--like-windows", action="store_true", help="take away what Windows lacks; needs Linux")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collecting makes stays to the end; looking there for garbage, then and later, takes seconds a process."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -103,21 +105,73 @@ PYTHON = [
 ]
 
 
-@pytest.mark.parametrize(("page", "block"), PYTHON, ids=[f"{page} {n}" for n, (page, _) in enumerate(PYTHON)])
-def test_python_blocks_run_and_print_what_they_say(reader: Path, page: str, block: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", block], cwd=reader, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    for said in re.findall(r"^ *print\(.*\)  # ([^:\n]*)", block, re.MULTILINE):
-        assert said.strip() in result.stdout
+RUN_EACH = """
+import io, json, os, sys, tempfile, traceback
+import torch, convinspect
+from convinspect import modules
+
+codes = []
+for block, out in json.load(sys.stdin):
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            to = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(to, 1), os.dup2(to, 2)
+            sys.argv = ["-c"]
+            exec(compile(block, "<block>", "exec"), {"__name__": "__main__"})
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+"""Runs each block in a process of its own, forked from one that has imported PyTorch: that takes seconds."""
 
 
-def test_pictures_are_those_that_the_script_makes(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, ROOT / "docs" / "pictures.py", tmp_path], check=True, capture_output=True, timeout=120
-    )
-    made = sorted(tmp_path.iterdir())
+def ends(blocks: list[str], folder: Path) -> list[tuple[int, str]]:
+    """How each block ends in that folder, and what it prints."""
+    outs = [folder / f"printed {n}.txt" for n in range(len(blocks))]
+    variables = ENVIRONMENT | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    if hasattr(os, "fork"):
+        asked = json.dumps([(block, str(out)) for block, out in zip(blocks, outs, strict=True)])
+        done = subprocess.run(
+            [sys.executable, "-c", RUN_EACH],
+            input=asked, cwd=folder, env=variables, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return list(zip(json.loads(done.stdout), (out.read_text("utf-8") for out in outs), strict=True))
+    command = [sys.executable, "-c"]
+    each = [
+        subprocess.run([*command, block], cwd=folder, env=variables, capture_output=True, text=True) for block in blocks
+    ]
+    return [(one.returncode, one.stdout + one.stderr) for one in each]
+
+
+def test_python_blocks_run_and_print_what_they_say(reader: Path) -> None:
+    assert len(PYTHON) >= 10
+    wrong = ["print('there')\nraise SystemExit(3)", "import torch\nprint(torch.nothing)", "print(1)"]
+    *found, left, failed, printed_1 = ends([*(block for _, block in PYTHON), *wrong], reader)
+    for (page, block), (code, printed) in zip(PYTHON, found, strict=True):
+        assert code == 0, f"{page}:\n{block}\n{printed}"
+        for said in re.findall(r"^ *print\(.*\)  # ([^:\n]*)", block, re.MULTILINE):
+            assert said.strip() in printed, f"{page}:\n{block}"
+    # One that fails would be seen.
+    assert (left, printed_1) == ((3, "there\n"), (0, "1\n"))
+    assert failed[0] == 1
+    assert "AttributeError" in failed[1]
+
+
+def test_pictures_are_those_that_the_script_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    made = sorted(import_module("pictures").make(tmp_path))
+    assert made == sorted(tmp_path.iterdir())
     assert made
     moving = [picture for picture in made if picture.suffix == ".gif"]
     # Those in Chinese are made where there is a font for them.

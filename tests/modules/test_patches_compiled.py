@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
 from convinspect.modules import expose_linears, swap_patches
 from support.sampling import some
@@ -73,6 +72,9 @@ def test_an_exported_program_takes_all_sizes(
 @pytest.mark.parametrize(("dims", "form"), [(1, stand_in), (2, exposed), (3, stand_in)])
 def test_a_compiled_layer_takes_all_sizes(dims: int, form: Callable[[nn.Module], nn.Module]) -> None:
     """In one graph, compiled about as often as the convolution's is: past 8 times PyTorch gives up."""
+    # It imports PyTorch's compiler, and every process of the tests this module.
+    from torch._dynamo.testing import CompileCounter
+
     conv = CONVS[dims - 1](3, 8, 4, 4)
     compiled = []
     for module in (conv, form(conv)):

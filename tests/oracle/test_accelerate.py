@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
+from support.in_process import run
 from support.makers import said, true
-from support.program import run
 from support.verifying import report_of
 
 accelerate = pytest.importorskip("accelerate", reason="needs accelerate")

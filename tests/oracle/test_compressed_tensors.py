@@ -13,7 +13,7 @@ from torch import nn
 
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
-from support.program import run
+from support.in_process import run
 
 compressed = pytest.importorskip("compressed_tensors", reason="needs compressed-tensors")
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from support.in_process import run
 from support.makers import said, true
-from support.program import run
 from support.verifying import report_of
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers")

@@ -46,8 +46,8 @@ def test_flax_runs_what_was_converted_from_an_archive_of_numpy(tmp_path: Path) -
     for number, save in enumerate((np.savez, np.savez_compressed)):
         path, target = tmp_path / f"{number}.npz", tmp_path / f"{number}.safetensors"
         save(path, **arrays)  # type: ignore[arg-type]
-        # In a process of its own, since JAX has threads, and a plain state_dict is written by a child.
-        done = run("convert", path, "-o", target, "--to", "linear", "--from", "conv2d", fresh=True)
+        # Forked from a process without JAX, which has threads: a plain state_dict is written by a child.
+        done = run("convert", path, "-o", target, "--to", "linear", "--from", "conv2d")
         assert done.returncode == 0, done.stderr
         loaded = util.unflatten_dict(load_file(target), sep="/")
         assert np.allclose(conv.apply(variables, x), dense.apply(loaded, x), atol=1e-6)

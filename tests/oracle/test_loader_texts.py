@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from support.program import run
+from support.in_process import run
 
 Row = tuple[str, str, tuple[int, ...] | None, tuple[int, ...] | None]
 State = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.program import run
+from support.in_process import run
 
 CONV = {1: "conv1d", 2: "conv2d"}
 

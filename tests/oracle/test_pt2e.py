@@ -12,7 +12,7 @@ from torch import nn
 from convinspect.checkpoint import open_checkpoint
 from convinspect.layers.find import find_layers
 from convinspect.records import Doubt
-from support.program import run
+from support.in_process import run
 
 pt2e = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
 x86 = pytest.importorskip("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")

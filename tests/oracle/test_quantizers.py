@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from support.program import run
+from support.in_process import run
 
 State = dict[str, torch.Tensor]
 

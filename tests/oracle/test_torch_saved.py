@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.serialization import config
 
 from convinspect import verify
+from support.in_process import run
 from support.makers import assert_same_numbers, linear_in_place, numbers, said, true
 from support.processes import model
-from support.program import run
 
 OPTIONS = list(itertools.product((True, False), (1, 64, 256, 4096, 65536), (False, True)))
 

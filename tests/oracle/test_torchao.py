@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from support.program import assert_one_line, run
+from support.in_process import run
+from support.program import assert_one_line
 
 
 def test_state_in_eight_bits_keeps_its_weights(tmp_path: Path) -> None:

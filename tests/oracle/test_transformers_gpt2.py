@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from support.program import run
+from support.in_process import run
 from support.verifying import report_of
 
 transformers = pytest.importorskip("transformers", reason="needs transformers")

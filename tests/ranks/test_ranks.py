@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from convinspect.ranks.place import Place, place_of_process
 from convinspect.ranks.shares import run_of_rank, shared_out
 from support.faults import NOBODY, Ended, Program
-from support.program import run, without_wrote
+from support.in_process import run
+from support.program import without_wrote
 from support.ranks import complaints, run_ranks, torchrun
 
 KILLS = int(os.environ.get("KILLS", "24"))
