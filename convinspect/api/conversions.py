@@ -170,6 +170,7 @@ def verify(
     from convinspect.showing.verify import names_of, verdict_table
     from convinspect.verifying.findings import Report
     from convinspect.verifying.options import VerifyOptions
+    from convinspect.verifying.told import COMPARING
     from convinspect.verifying.verify import verify_opened
 
     check_at_least(0, seed=seed)
@@ -181,4 +182,8 @@ def verify(
         seed, batch, length,
     )  # fmt: skip
     both = [opened(before, root), None if after is None else opened_alike(after, root)]
-    return verify_opened(both, options, progress or silent)
+
+    def bar(nbytes: int, what: str) -> Progress:
+        return silent if progress is None or what != COMPARING else progress
+
+    return verify_opened(both, options, bar)

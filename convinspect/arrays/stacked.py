@@ -111,8 +111,8 @@ class _Run:
         self.rounds = stack.dtype.is_floating_point
         told = self.one if _rows_at_once(stack) < self.outputs else stack.xs[-1]
         self.narrow = told.to(stack.dtype) if self.rounds else told
-        bias = _bias(stack, bench)
-        self.biases = [None if bias is None else bias.to(dtype) for dtype in (torch.float64, stack.dtype)]
+        self.bias = _bias(stack, bench)
+        self.wide_bias = None if self.bias is None else self.bias.double()
         self.columns: list[_Column] = []
         self.exact: list[torch.Tensor] = []
         self.rounded: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -126,7 +126,7 @@ class _Run:
         """
         weight = strip.weight
         wide = self.bench.numbers("wide", weight.numel(), torch.float64).view(weight.shape).copy_(weight)
-        wide_bias, bias = (None if bias is None else bias[strip.rows] for bias in self.biases)
+        wide_bias, bias = (None if bias is None else bias[strip.rows] for bias in (self.wide_bias, self.bias))
         both = [self._both(x, wide, wide_bias) for x in self.inputs[every]]
         # Both have been run: their absolute values may take the weights' place, which is in the cache.
         sizes = self.bounding[every].sizes(wide, wide_bias, into=wide)
@@ -147,6 +147,7 @@ class _Run:
 
     def _round(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         try:
+            bias = None if bias is None else bias.to(self.stack.dtype)
             self.rounded.append(self._both(self.narrow, weight.to(self.stack.dtype), bias))
         except (RuntimeError, NotImplementedError):
             self.rounds = False

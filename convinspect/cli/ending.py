@@ -19,7 +19,7 @@ def leave(code: object) -> None:
     output is written. Nothing happens, and Python is to end as ever, where there is more to it: PyTorch was not loaded,
     threads are at work, output cannot be written, or a profiler or debugger runs the program and has the last word.
 
-    Who interrupts the program does not wait for threads: what they did is undone by then, but for loading PyTorch.
+    Who interrupts the program does not wait for its threads, which only read, or load PyTorch.
 
     Args:
         code: That of `SystemExit`.

@@ -196,15 +196,21 @@ def reading_progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     task = progress.add_task(what, total=total)
+    begun = False
 
     def advance(done: int) -> None:
-        # It draws from its own thread, which the system may refuse; then the work goes on without a bar. There is no
-        # thread before anything was read: work may begin with a fork.
-        with suppress(RuntimeError):
-            progress.start()
+        nonlocal begun
+        if not begun:
+            begun = True
+            # It draws from its own thread, which the system may refuse; then the work goes on without a bar. There is
+            # no thread before anything was read: work may begin with a fork.
+            with suppress(RuntimeError):
+                progress.start()
         progress.advance(task, done)
 
     try:
         yield advance
     finally:
+        # Threads that are not done yet start it no more.
+        begun = True
         progress.stop()

@@ -119,20 +119,14 @@ def verify(
     )  # fmt: skip
     check_output(output, fmt, [path, after], force)
     with sharing_ranks() as group:
-        before = open_whole(path, root)
-        # Each tensor is told of once, with its bytes before.
-        total = before.nbytes_on_disk
-        opened = [before, None if after is None else open_alike(after, root)]
-        # Nothing here may hold it: its memory is to be free for running layers.
-        del before
-        with ExitStack() as bar:
-            advance = bar.enter_context(reading_progress(total // (1 if group is None else group.size), "comparing"))
+        opened = [open_whole(path, root), None if after is None else open_alike(after, root)]
+        with ExitStack() as shown:
 
-            def running(nbytes: int) -> Callable[[int], None]:
-                bar.close()
-                return bar.enter_context(reading_progress(nbytes, "running layers"))
+            def bar(nbytes: int, what: str) -> Callable[[int], None]:
+                shown.close()
+                return shown.enter_context(reading_progress(nbytes, what))
 
-            report = verify_opened(opened, options, advance, group, running)
+            report = verify_opened(opened, options, bar, group)
     names = (short_name(path), "converted in memory" if after is None else short_name(after))
     on_screen = fmt is Format.table and output is None and sys.stdout.isatty()
     Sink(fmt, width, output, f"convinspect verify {short_name(path)}").show(

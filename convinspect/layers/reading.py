@@ -6,6 +6,7 @@ otherwise the shapes do.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeGuard
 
 from convinspect.kinds import CONV_TRANSPOSES
@@ -68,8 +69,8 @@ def _empty(layer: Layer, module: Module | None) -> Layer:
 
 
 def with_channels(layer: Layer, module: Module | None) -> Layer:
-    """A quantized convolution with its channels and settings, where its module records them, and PyTorch would take
-    them: a file may say anything.
+    """A quantized convolution with its channels and settings, where its module records them and they agree with each
+    other and its weight: a file may say anything.
     """
     said = module.attributes if module is not None else {}
     counts = tuple(said.get(name) for name in ("in_channels", "out_channels", "groups"))
@@ -78,12 +79,18 @@ def with_channels(layer: Layer, module: Module | None) -> Layer:
         return layer
     if not _are_sizes(padding, least=0) or not len(kernel) == len(stride) == len(padding) == len(dilation):
         return layer
-    layer = layer._replace(evidence="module", in_width=counts[0], out_width=counts[1], groups=counts[2])
+    wide_in, wide_out, groups = counts
+    numbers = wide_in * wide_out // groups * math.prod(kernel)
+    if wide_in % groups or wide_out % groups or layer.weight.numel not in (0, numbers):
+        return layer
+    layer = layer._replace(evidence="module", in_width=wide_in, out_width=wide_out, groups=groups)
     return layer._replace(kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
 
 
 def _are_sizes(value: Any, least: int = 1) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(value, tuple) and value != () and all(type(one) is int and one >= least for one in value)
+    return (
+        isinstance(value, tuple) and value != () and all(type(one) is int and least <= one < 1 << 31 for one in value)
+    )
 
 
 def with_assumptions(layer: Layer) -> Layer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from convinspect.arrays.threads import in_turns, map_threads
 from convinspect.errors import ConvInspectError
 from convinspect.formats.sources import is_plain
 from convinspect.records import Tensor
+from convinspect.verifying.told import Progress
 from convinspect.verifying.wrong_numbers import is_matrix
 from convinspect.writing.child_process import can_fork, forked
 
@@ -32,7 +34,7 @@ def same_by_child(
     common: Sequence[tuple[str, Tensor, Tensor]],
     workers: int,
     meanwhile: Callable[[], None],
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> set[str]:
     """Names of tensors that a child finds to hold the same bits, as they are or as matrices; none where no child can
     be made.
@@ -52,7 +54,12 @@ def same_by_child(
         meanwhile()
         return set()
     same: set[str] = set()
-    with forked(partial(_serve, [pair for _, pair in here], workers)) as child:
+    with ExitStack() as stack:
+        try:
+            child = stack.enter_context(forked(partial(_serve, [pair for _, pair in here], workers)))
+        except OSError:
+            meanwhile()
+            return same
         meanwhile()
         for number in _numbers(child.answer):
             name, pair = here[number]
@@ -79,7 +86,8 @@ def _is_here(tensor: Tensor) -> bool:
 
 def _serve(pairs: Sequence[Pair], workers: int, answer: BinaryIO) -> None:
     """In the child: write the numbers of the pairs that are the same."""
-    os.nice(_NICER)
+    with suppress(OSError):
+        os.nice(_NICER)
 
     def same(numbers: list[int]) -> list[int]:
         with Files() as files:

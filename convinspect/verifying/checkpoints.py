@@ -41,6 +41,7 @@ from convinspect.verifying.parts_apart import parts_apart
 from convinspect.verifying.runnable import Checked
 from convinspect.verifying.state_fits import compare_states
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
+from convinspect.verifying.told import Bar, no_bar
 from convinspect.verifying.turned import Turned, as_in_out, find_turned, moved
 from convinspect.verifying.turned_kernels import as_transposed_kernels, find_turned_kernels
 
@@ -86,7 +87,7 @@ def compare_stored(
     before: Checkpoint,
     after: Checkpoint,
     options: VerifyOptions,
-    progress: Callable[[int], None] = lambda done: None,
+    bar: Bar = no_bar,
     group: Group | None = None,
     meanwhile: Callable[[], None] | None = None,
 ) -> Compared:
@@ -96,7 +97,7 @@ def compare_stored(
         before: The first checkpoint, under the names of the second.
         after: The second. With the path of `before` it was converted in memory, and only its layers are compared.
         options: How to compare; options about a whole model are left to the caller.
-        progress: Called with the number of bytes that were compared.
+        bar: Told of what is compared, for each of their roots.
         group: The ranks that do so together: each compares a part, and has the whole result.
         meanwhile: Begins what this process does while a child compares, where there is such work.
 
@@ -119,7 +120,7 @@ def compare_stored(
     layers_after = {layer.name: layer for layer in as_transposed_kernels(layers_after.values(), kernels)}
     transposed = Transposed(_transposed(layers), _transposed(layers_after.values()))
     seen = _in_torch_order(before, layers), _in_torch_order(after, layers_after.values())
-    pairs = pair_up(*seen, transposed, progress, _tensors_of(layers, chosen), group, meanwhile)
+    pairs = pair_up(*seen, transposed, bar, _tensors_of(layers, chosen), group, meanwhile)
     pairs = moved(pairs, before.tensors, after.tensors, *seen)
     edits = expected_edits(before, after, layers, pairs, transposed) if two_files else {}
     copies = compare_copies(before, after, edits, pairs)
@@ -131,7 +132,8 @@ def compare_stored(
     checked = [_of_reshaped(layer, chosen or ()) if layer.check.reshaped else layer for layer in checked]
     parts = [_of_tensors(pairs, excused), Findings(notes=_note_left_square(turned))]
     if two_files:
-        parts += [copies.findings, compare_roots(before, after, edits, transposed, group), compare_keys(before, after)]
+        roots = compare_roots(before, after, edits, transposed, bar, group)
+        parts += [copies.findings, roots, compare_keys(before, after)]
         parts += [changed_alone(before, after, edits, pairs), *(part.findings for part in apart)]
         planned = plan_of(layers, after, pairs, transposed)
         parts += [compare_states(before, after, planned), copies_changed_alone(before, after, pairs)]

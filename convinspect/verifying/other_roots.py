@@ -24,6 +24,7 @@ from convinspect.verifying.layers import keys_of
 from convinspect.verifying.metadata import emptied_optimizers
 from convinspect.verifying.same_numbers import same_as_patches
 from convinspect.verifying.tensors import Pairs, Transposed, pair_up
+from convinspect.verifying.told import Bar, no_bar
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
@@ -183,6 +184,7 @@ def compare_roots(
     after: Checkpoint,
     edits: Mapping[int, Edit],
     transposed: Transposed,
+    bar: Bar = no_bar,
     group: Group | None = None,
 ) -> Findings:
     """Compare EMA copies, optimizer state and other models: every root beside the one in use.
@@ -192,6 +194,7 @@ def compare_roots(
         after: The second.
         edits: What must change with the model, by the tensor's id.
         transposed: Which of the model's weights are stored as (in, out).
+        bar: Told of what is compared, for each root.
         group: The ranks that compare them together.
     """
     roots_after = _beside(before, after)
@@ -202,7 +205,7 @@ def compare_roots(
         if root.path in in_use:
             continue
         if root.path in roots_after:
-            parts.append(_compare_root(root, roots_after[root.path], edits, transposed, group))
+            parts.append(_compare_root(root, roots_after[root.path], edits, transposed, bar, group))
         elif root.path in emptied:
             size = plural(len(root.tensors), "tensor")
             gone = f"all state of the optimizer at {root.path!r} ({size}) is gone, left out on purpose or lost"
@@ -239,13 +242,13 @@ def not_followed(before: Checkpoint, after: Checkpoint, edits: Mapping[int, Edit
 
 
 def _compare_root(
-    before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed, group: Group | None
+    before: Root, after: Root, edits: Mapping[int, Edit], transposed: Transposed, bar: Bar, group: Group | None
 ) -> Findings:
     """Compare one root of both files; names in the findings begin with the root's path."""
     state = _by_name(before)
     turned = {name for name, tensor in state.items() if id(tensor) in edits and edits[id(tensor)].transposed}
     stored = transposed if before.role == "ema" else Transposed(turned)
-    pairs = pair_up(state, _by_name(after), stored, group=group)
+    pairs = pair_up(state, _by_name(after), stored, bar, group=group)
     left = {name: _not_followed(edits[id(state[name])]) for name in pairs.maybe_left if name in turned}
     after_by_name = _by_name(after)
     moved = {

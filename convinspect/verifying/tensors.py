@@ -25,6 +25,7 @@ from convinspect.verifying.same_numbers import (
     same_magnitudes,
     same_order,
 )
+from convinspect.verifying.told import COMPARING, Bar, Progress, no_bar
 from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def pair_up(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     transposed: Transposed,
-    progress: Callable[[int], None] = lambda done: None,
+    bar: Bar = no_bar,
     asked: Collection[str] | None = None,
     group: Group | None = None,
     meanwhile: Callable[[], None] | None = None,
@@ -110,7 +111,7 @@ def pair_up(
         before: By clean name.
         after: By clean name.
         transposed: Which weights are stored as (in, out).
-        progress: Called with the number of bytes that were compared.
+        bar: Told of the bytes of all tensors that are compared, and then of each.
         asked: Names of the tensors that the conversion was about, where the user said so.
         group: The ranks that compare them together.
         meanwhile: Begins what this process does while a child compares, where there is such work.
@@ -119,6 +120,7 @@ def pair_up(
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
+    progress = bar(sum(tensor.nbytes for _, tensor, _ in common), COMPARING)
     if group is None:
         outcomes = _outcomes(common, before, transposed, progress, meanwhile)
     else:
@@ -153,7 +155,7 @@ def _outcomes(
     common: list[tuple[str, Tensor, Tensor]],
     tensors: Mapping[str, Tensor],
     transposed: Transposed,
-    progress: Callable[[int], None],
+    progress: Progress,
     meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, _Outcome]:
     """What became of each tensor that both checkpoints have, in order."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.checkpoint import Checkpoint
 from convinspect.converting.eligibility import Writing
@@ -31,19 +31,12 @@ from convinspect.verifying.layer_outputs import run as run_layers
 from convinspect.verifying.layers import LayerCheck
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.runnable import Checked
+from convinspect.verifying.told import RUNNING, Bar, no_bar
 from convinspect.writing.beside import with_optimizers
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
     from convinspect.verifying.model import ModelCheck
-
-Progress: TypeAlias = Callable[[int], None]
-"""Called with a number of bytes that were worked on."""
-
-
-def _silent(done: int) -> None:
-    pass
-
 
 _MANY = 20_000
 """Tensors of a checkpoint of so many that PyTorch is loaded once their records are gone, not beside them."""
@@ -53,19 +46,18 @@ def verify(
     before: Checkpoint,
     after: Checkpoint | None,
     options: VerifyOptions,
-    progress: Progress = _silent,
+    bar: Bar = no_bar,
     group: Group | None = None,
 ) -> Report:
     """As `verify_opened`, of checkpoints that the caller keeps."""
-    return verify_opened([before, after], options, progress, group)
+    return verify_opened([before, after], options, bar, group)
 
 
 def verify_opened(
     opened: list[Checkpoint | None],
     options: VerifyOptions,
-    progress: Progress = _silent,
+    bar: Bar = no_bar,
     group: Group | None = None,
-    running: Callable[[int], Progress] = lambda nbytes: _silent,
 ) -> Report:
     """Check that a conversion changed shapes and nothing else.
 
@@ -74,10 +66,8 @@ def verify_opened(
             that can become a Linear. They are taken out of the list: where nothing else holds them, their memory is
             free for running layers.
         options: How they are compared, under the names of the command's options.
-        progress: Called with the number of bytes that were compared.
+        bar: Told of what is compared, and of layers that are run.
         group: The ranks that do so together, each a part of the tensors and layers; rank 0 alone runs a whole model.
-        running: Called with the bytes of the layers that are run, before they are; gives what is called with the bytes
-            of those that were. Not among ranks.
 
     Returns:
         What was found; `Report.equal` is the verdict.
@@ -92,18 +82,18 @@ def verify_opened(
     options.check()
     paths = [one.path for one in opened if one is not None]
     if group is not None:
-        from convinspect.ranks.agreement import agree, checking
+        from convinspect.ranks.agreement import agree
 
         agree(group, [_sizes(one) for one in opened if one is not None], paths[0])
-        progress = checking(group, progress)
+        bar = _shared(bar, group)
     few = all(one is None or len(one) < _MANY for one in opened)
     loading = None if options.bits else _prepare_torch(options, meanwhile=few and group is None)
     try:
-        done = _compared(opened, options, progress, group, None if loading is None else loading.begin)
+        done = _compared(opened, options, bar, group, None if loading is None else loading.begin)
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         if loading is not None:
             loading.join()
-        report = done.compared.report(done.run(running))
+        report = done.compared.report(done.run(bar))
         # What was compared first may be another file's by now.
         check_unchanged(done.versions)
     except RuntimeError as error:
@@ -123,14 +113,14 @@ class _Done(NamedTuple):
 
     Attributes:
         compared: What was found.
-        run: Runs the layers, and gives their checks; of how many bytes they have it tells first.
+        run: Runs the layers, and gives their checks.
         versions: The files that were read, as they were then.
         notes: On what was not compared.
         kept: Where a whole model is run: the checkpoints before and after, and the first under its original names.
     """
 
     compared: Compared
-    run: Callable[[Callable[[int], Progress]], list[LayerCheck]]
+    run: Callable[[Bar], list[LayerCheck]]
     versions: Mapping[Path, Version]
     notes: tuple[str, ...]
     kept: tuple[Checkpoint, Checkpoint, Checkpoint] | None
@@ -139,7 +129,7 @@ class _Done(NamedTuple):
 def _compared(
     opened: list[Checkpoint | None],
     options: VerifyOptions,
-    progress: Progress,
+    bar: Bar,
     group: Group | None,
     meanwhile: Callable[[], None] | None,
 ) -> _Done:
@@ -153,9 +143,9 @@ def _compared(
         pair = before, after
     else:
         pair, notes = _with_optimizers(before, after)
-    compared = compare_stored(*pair, options, progress, group, meanwhile)
+    compared = compare_stored(*pair, options, bar, group, meanwhile)
     if group is None:
-        run = partial(_run_with_progress, runs_of(compared.shown, options), options)
+        run = partial(_run, runs_of(compared.shown, options), options)
         compared = compared._replace(shown=[])
     else:
         run = partial(_run_by_ranks, compared.shown, options, group)
@@ -169,14 +159,20 @@ def _compared(
     )
 
 
-def _run_with_progress(runs: Runs, options: VerifyOptions, running: Callable[[int], Progress]) -> list[LayerCheck]:
-    return run_layers(runs, options, running(nbytes_of(runs)))
+def _run(runs: Runs, options: VerifyOptions, bar: Bar) -> list[LayerCheck]:
+    return run_layers(runs, options, bar(nbytes_of(runs), RUNNING))
 
 
-def _run_by_ranks(
-    checked: Sequence[Checked], options: VerifyOptions, group: Group, running: Callable[[int], Progress]
-) -> list[LayerCheck]:
+def _run_by_ranks(checked: Sequence[Checked], options: VerifyOptions, group: Group, bar: Bar) -> list[LayerCheck]:
+    # What a rank runs is not known before.
     return run_by_ranks(checked, options, group)
+
+
+def _shared(bar: Bar, group: Group) -> Bar:
+    """A bar of one rank's part of the work, which also ends it once another rank has failed."""
+    from convinspect.ranks.agreement import checking
+
+    return lambda nbytes, what: checking(group, bar(nbytes // group.size, what))
 
 
 def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:

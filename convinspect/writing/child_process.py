@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -40,11 +41,19 @@ def run_in_child(work: Callable[[], Any], source: Path) -> Any:
     """
     if not can_fork():
         return work()
-    with forked(lambda pipe: pipe.write(json.dumps(_packed(work)).encode())) as child:
+    with ExitStack() as stack:
+        try:
+            child = stack.enter_context(forked(lambda pipe: pipe.write(json.dumps(_packed(work)).encode())))
+        except OSError:
+            return work()
         answer = child.answer.read()
     if child.status:
         raise _ended(child.status, source)
-    return _unpacked(json.loads(answer))
+    try:
+        unpacked = json.loads(answer)
+    except ValueError:
+        raise _ended(child.status, source) from None
+    return _unpacked(unpacked)
 
 
 @dataclass(slots=True)
@@ -53,7 +62,8 @@ class Child:
 
     Attributes:
         answer: What it writes.
-        status: Its exit code once it has ended; of a signal the negative number.
+        status: Its exit code once it has ended; of a signal the negative number. None where the system keeps none, as
+            for a process that ignores SIGCHLD.
     """
 
     answer: BinaryIO
@@ -68,41 +78,107 @@ def forked(serve: Callable[[BinaryIO], object]) -> Iterator[Child]:
 
     Args:
         serve: Writes what the parent is to read.
+
+    Raises:
+        OSError: The system refuses a process, or pipes.
     """
-    answer_read, answer_write = os.pipe()
-    alive, parent = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    number = os.fork()
+    answer_read, answer_write, alive, parent = ends = _two_pipes()
+    signals = _Signals()
+    try:
+        number = _fork()
+    except BaseException:
+        for end in ends:
+            os.close(end)
+        signals.release()
+        raise
     if not number:
         os.close(answer_read)
         os.close(parent)
-        _serve(serve, answer_write, alive)
+        _serve(serve, answer_write, alive, signals)
+    # Each is closed once: threads that open files may be given its number.
     os.close(answer_write)
     os.close(alive)
+    child = Child(os.fdopen(answer_read, "rb"))
     try:
-        with os.fdopen(answer_read, "rb") as pipe:
-            yield (child := Child(pipe))
+        with child.answer:
+            signals.release()
+            yield child
     except BaseException:
-        os.kill(number, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
         raise
     finally:
-        status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        # Where the system keeps no status, this waits none the less.
+        with suppress(ChildProcessError):
+            child.status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
         os.close(parent)
-    child.status = status
 
 
 def can_fork() -> bool:
-    """Whether a fork harms nothing: on Linux, before PyTorch or threads are there, which do not survive it."""
+    """Whether a fork harms nothing that is known here: on Linux, before PyTorch or threads of Python are there, which
+    do not survive it.
+    """
     return (
         sys.platform == "linux" and hasattr(os, "fork") and "torch" not in sys.modules and threading.active_count() == 1
     )
 
 
-def _serve(serve: Callable[[BinaryIO], object], answer: int, alive: int) -> NoReturn:
-    """In the child: do the work, and exit without cleanup handlers."""
+def _two_pipes() -> tuple[int, int, int, int]:
+    first = os.pipe()
+    try:
+        return *first, *os.pipe()
+    except OSError:
+        for end in first:
+            os.close(end)
+        raise
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python counts threads of libraries too, such as NumPy's, which are prepared for it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+class _Signals:
+    """Signals that would raise an exception in the midst of a fork, where Python swallows it; they wait.
+
+    Locks that Python takes for the fork would stay taken, and a child would run its parent's code.
+    """
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self.handlers: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            # Handlers run in the main thread alone.
+            return
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name)
+            if callable(handler := signal.getsignal(number)):
+                self.handlers[number] = handler
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, _: object) -> None:
+        self.came.append(number)
+
+    def release(self) -> None:
+        """In the parent: handle them as before, also those that came meanwhile."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        for number in self.came:
+            signal.raise_signal(number)
+
+    def let_go(self) -> None:
+        """In the child: its parent ends it when interrupted; other signals end it as they do any process."""
+        for number in self.handlers:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _serve(serve: Callable[[BinaryIO], object], answer: int, alive: int, signals: _Signals) -> NoReturn:
+    """In the child: do the work, and exit without cleanup handlers; nothing is printed."""
     status = 1
     try:
+        signals.let_go()
         # Nothing is written into this pipe: the read returns when the parent ends.
         threading.Thread(target=lambda: os.read(alive, 1) or os._exit(1), daemon=True).start()
         with os.fdopen(answer, "wb") as pipe:
@@ -162,10 +238,10 @@ def _error(kind: str, problem: str | list[Any], remedy: str | list[Any], path: s
     return error
 
 
-def _ended(status: int, source: Path) -> Exception:
+def _ended(status: int | None, source: Path) -> Exception:
     """The error for a child that sent no answer. The system kills a process that takes too much memory (SIGKILL)."""
     if status == -signal.SIGKILL:
         return MemoryError()
     if status == -signal.SIGBUS:
         return BrokenFile("its bytes went away while it was read", "see whether it is being written to", source)
-    return RuntimeError(f"the child process ended with {status}")
+    return RuntimeError(f"the child process ended with {'no answer' if status is None else status}")

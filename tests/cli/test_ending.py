@@ -153,12 +153,15 @@ def test_who_interrupts_it_does_not_wait_for_pytorch(tmp_path: Path, number: sig
     (tmp_path / "sitecustomize.py").write_text(slow)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, "-m", "convinspect", "verify", str(STNKD), str(FIXTURES / "pointnet_stnkd.safetensors")]
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as run:
         until = time.monotonic() + 60
         while not (tmp_path / "begun").exists() and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(0.5)
-        run.send_signal(number)
+        assert (tmp_path / "begun").exists()
+        # As a terminal does: the child has it too.
+        os.killpg(run.pid, number)
         try:
             out, _ = run.communicate(timeout=30)
         finally:

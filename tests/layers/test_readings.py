@@ -420,7 +420,23 @@ def test_settings_that_pytorch_would_not_take_are_not_known_of_a_quantized_convo
     from torch.ao.nn import quantized
 
     assert layer_of(tmp_path, quantized.Conv1d(4, 6, 1), whole=True).evidence == "module"
-    for value in ("training", (1, 1), (), 1.5, None, (1, "a"), True, (True,), ("same",), b"same", -3, (-3,)):
+    for value in (
+        "training",
+        (1, 1),
+        (),
+        1.5,
+        None,
+        (1, "a"),
+        True,
+        (True,),
+        ("same",),
+        b"same",
+        -3,
+        (-3,),
+        5,
+        10**40,
+        (10**40,),
+    ):
         conv = quantized.Conv1d(4, 6, 1)
         vars(conv)[name] = value
         found = layer_of(tmp_path, conv, whole=True)

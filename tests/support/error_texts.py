@@ -1,6 +1,6 @@
 """True texts of loaders, broken at random: what is read of them is right, or nothing is promised.
 
-`python tests/error_texts/break_texts.py --number 20000 [--seed N]` by hand; some hundreds in the tests.
+`python tests/error_texts/break_texts.py --number 20000 [--seed N]` by hand; a hundred in the tests.
 """
 
 from __future__ import annotations

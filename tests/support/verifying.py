@@ -15,7 +15,7 @@ from convinspect.layers.find import find_layers
 from convinspect.verifying.findings import Report
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.verify import verify
-from support.program import run
+from support import in_process, program
 
 
 def report_of(before: Path, after: Path | None = None, **options: Any) -> Report:
@@ -37,6 +37,8 @@ def report_of_objects(tmp_path: Path, before: Any, after: Any, **options: Any) -
 
 def command(folder: Path, *words: str) -> tuple[int, Any]:
     """The exit code of `convinspect verify` in a folder, and its JSON, or its stderr where it printed none."""
+    # Modules of models stay imported in the process that runs them.
+    run = program.run if any(word.startswith("--model") for word in words) else in_process.run
     result = run("verify", *words, "--format", "json", folder=folder)
     assert "Traceback" not in result.stderr
     return result.returncode, json.loads(result.stdout) if result.stdout else result.stderr

@@ -36,6 +36,9 @@ def watched(common, *given):
     found.extend(sorted(same))
     return same
 
+def refuse():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+
 def after_two(answer):
     for count, number in enumerate(numbers(answer)):
         if count == 2:
@@ -60,15 +63,29 @@ elif way == "interrupted":
     by_child._serve, by_child._numbers = lingering, after_two
 elif way == "no fork":
     by_child.can_fork = lambda: False
+elif way == "fork refused":
+    os.fork = lambda: refuse()
+elif way == "pipes refused":
+    os.pipe = lambda: refuse()
+elif way == "nice refused":
+    os.nice = lambda more: refuse()
+elif way == "no output":
+    sys.stdout = sys.stderr = None
+elif way == "no statuses":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+elif way == "interrupted while it forks":
+    # What raises here is swallowed, and leaves Python's locks taken.
+    os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
 
 def outcome(meanwhile):
     try:
-        done = compare_stored(*(open_checkpoint(place / name) for name in sys.argv[3:]), VerifyOptions(), told.append,
-                              meanwhile=meanwhile)
+        done = compare_stored(*(open_checkpoint(place / name) for name in sys.argv[3:]), VerifyOptions(),
+                              lambda nbytes, what: told.append, meanwhile=meanwhile)
         return repr(done)
     except ConvInspectError as error:
         return f"{type(error).__name__}: {error}"
 
+handles = len(os.listdir("/proc/self/fd"))
 try:
     first = outcome(lambda: begun.append(os.getpid()))
 except KeyboardInterrupt:
@@ -79,7 +96,9 @@ except ChildProcessError:
     pass
 else:
     raise SystemExit("a child is left")
+assert len(os.listdir("/proc/self/fd")) == handles
 once, told[:] = sum(told), []
+sys.stdout = sys.__stdout__
 print(json.dumps([found, begun == [os.getpid()], first == outcome(None), once == sum(told), first]))
 """
 
@@ -160,16 +179,27 @@ def test_a_child_that_dies_leaves_the_rest_to_its_parent(files: Path) -> None:
     assert told
 
 
-def test_without_a_child_all_is_as_ever(files: Path) -> None:
-    found, begun, alike, told, _ = ran(files, "no fork", "before.pt", "after.pt")
+@pytest.mark.parametrize("way", ["nice refused", "no output", "no statuses"])
+def test_little_that_a_child_needs_may_be_missing(files: Path, way: str) -> None:
+    found, begun, alike, told, _ = ran(files, way, "before.pt", "after.pt")
+    assert len(found) == 10
+    assert begun
+    assert alike
+    assert told
+
+
+@pytest.mark.parametrize("way", ["no fork", "fork refused", "pipes refused"])
+def test_without_a_child_all_is_as_ever(files: Path, way: str) -> None:
+    found, begun, alike, told, _ = ran(files, way, "before.pt", "after.pt")
     assert found == []
     assert begun
     assert alike
     assert told
 
 
-def test_who_stops_waiting_stops_the_child(files: Path) -> None:
-    assert ran(files, "interrupted", "before.pt", "after.pt")[-1] == "interrupted"
+@pytest.mark.parametrize("way", ["interrupted", "interrupted while it forks"])
+def test_who_stops_waiting_stops_the_child(files: Path, way: str) -> None:
+    assert ran(files, way, "before.pt", "after.pt")[-1] == "interrupted"
 
 
 def test_what_cannot_be_read_is_told_by_the_parent(files: Path) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 
 import convinspect
 from convinspect.arrays import columns, equality, stacked, storage
-from convinspect.arrays.error_bound import OtherShape
+from convinspect.arrays.error_bound import Inputs, OtherShape, inputs_for
 from convinspect.arrays.forms import Form, Operation, operation
 from convinspect.arrays.read import read_tensor
 from convinspect.checkpoint import Checkpoint, open_checkpoint
@@ -317,3 +317,24 @@ def test_every_strip_of_a_large_layer_is_run(tmp_path: Path, monkeypatch: pytest
     found = report(tmp_path, state, converted(state))
     assert inputs == [(1, 6, 2), (2, 6, 1), (1, 6, 1), (1, 6, 1)]
     assert not found.equal
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_rounding_of_a_large_layer_is_that_of_one_example_through_all_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bias: bool
+) -> None:
+    monkeypatch.setattr(stacked, "STRIP", 60)
+    monkeypatch.setattr(columns, "ROWS", 1)
+    torch.manual_seed(1)
+    conv = nn.Conv1d(6, 35, 1, bias=bias)
+    found = report(tmp_path, dict(conv.state_dict()), converted(conv.state_dict()))
+    told = found.layers[0].rounding
+    assert told is not None
+    x = inputs_for(6, torch.float32, Inputs())[-1][:1]
+    with torch.no_grad():
+        narrow, exact = conv(x.float()).double(), conv.double()(x)
+    errors = (narrow - exact).abs()
+    assert errors.numel() == 35
+    assert told.before_max == pytest.approx(errors.max().item(), rel=0.5)
+    assert told.before_rms == pytest.approx(errors.square().mean().sqrt().item(), rel=0.5)
+    assert 0 < told.before_max < 1e-5

@@ -30,7 +30,7 @@ if sys.platform != "linux":
 
 from support.disks import memory_disk
 from support.faults import NOBODY, Ended, Programs, Run
-from support.program import run
+from support.in_process import run
 from support.sampling import some
 
 pytestmark = pytest.mark.unlike_windows

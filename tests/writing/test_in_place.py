@@ -33,6 +33,7 @@ from convinspect.writing.in_place.file_ranges import Shift, shift
 if sys.platform != "linux":
     pytest.skip("files are edited in place as Linux has it", allow_module_level=True)
 
+from support import in_process
 from support.disks import memory_disk, mounted_disk
 from support.faults import Program
 from support.like_windows import VARIABLE, like_windows
@@ -405,7 +406,7 @@ def test_no_command_reads_what_was_interrupted(there: Path, monkeypatch: pytest.
     link.symlink_to(path)
     words = {"OTHER": str(there / "linear.pt"), "NEW": str(there / "new.pt")}
     for name in (path, link):
-        done = run(command, name, *(words.get(word, word) for word in READING[command]))
+        done = in_process.run(command, name, *(words.get(word, word) for word in READING[command]))
         assert done.returncode == 2, done
         assert done.stderr.count("\n") == 1
         assert f"convinspect recover {name}" in done.stderr
