@@ -29,7 +29,7 @@ from support.in_process import run
 from support.program import without_wrote
 from support.ranks import complaints, run_ranks, torchrun
 
-KILLS = int(os.environ.get("KILLS", "24"))
+KILLS = int(os.environ.get("KILLS", "12"))
 IMPATIENT = {"faults": (("patience", 3.0),)}
 
 
@@ -240,7 +240,7 @@ def test_a_rank_is_killed(program: Program, source: Path, tmp_path: Path, rank: 
     right = all_bytes(target)
     assert steps > 20
     # The first ones come before the ranks are connected, which takes the patience of the other one.
-    few = {0, steps - 1, *random.Random(rank).sample(range(steps // 2, steps), max(4, KILLS // 6))}
+    few = {0, steps - 1, *random.Random(rank).sample(range(steps // 2, steps), KILLS // 6)}
     for step in sorted(few) if KILLS < 200 else range(steps):
         shutil.rmtree(target, ignore_errors=True)
         done = run_ranks(
