@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from convinspect.arrays.threads import map_threads
@@ -11,6 +11,7 @@ from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.runnable import Checked, is_run, workers_for
 from convinspect.verifying.single_layers import run_single
 from convinspect.verifying.stacked_layers import Job, jobs_of, nbytes_of_job, run_jobs
+from convinspect.verifying.told import RUNNING, Bar, no_bar
 
 if TYPE_CHECKING:
     from convinspect.ranks.group import Group
@@ -44,19 +45,14 @@ def runs_of(checked: Sequence[Checked], options: VerifyOptions) -> Runs:
     return Runs(checks, jobs, single)
 
 
-def nbytes_of(runs: Runs) -> int:
-    """Bytes of all layers that are run."""
-    return sum(map(nbytes_of_job, runs.jobs)) + sum(layer.before.nbytes for layer in runs.single.values())
-
-
-def run(runs: Runs, options: VerifyOptions, progress: Callable[[int], None] = lambda done: None) -> list[LayerCheck]:
+def run(runs: Runs, options: VerifyOptions, bar: Bar = no_bar) -> list[LayerCheck]:
     """The checks with outputs: of plain layers many at once, of others one by one. Both run in parallel, one thread
     each, as many as fit in `WORKING_BYTES`.
 
     Args:
         runs: What is run.
         options: How.
-        progress: Called with the number of bytes of the layers that were run.
+        bar: Told of the bytes of all layers that are run, and then of each.
 
     Raises:
         ConvInspectError: Bytes are missing or damaged.
@@ -64,6 +60,8 @@ def run(runs: Runs, options: VerifyOptions, progress: Callable[[int], None] = la
     checks, jobs, single = runs
     if not (jobs or single):
         return checks
+    nbytes = sum(map(nbytes_of_job, jobs)) + sum(layer.before.nbytes for layer in single.values())
+    progress = bar(nbytes, RUNNING)
     from convinspect.arrays.devices import full_float32, threads
 
     # A chunk takes less time than waking a second thread of PyTorch does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from convinspect.verifying.causes import Why, because
 from convinspect.verifying.layers import LayerCheck
 from convinspect.verifying.options import VerifyOptions
 from convinspect.verifying.runnable import Checked, beyond, forms_of, is_run, obstacle_of, workers_for
+from convinspect.verifying.told import Progress
 
 if TYPE_CHECKING:
     from convinspect.arrays.forms import Form
@@ -41,9 +42,7 @@ def nbytes_of_job(job: Job) -> int:
     return sum(len(tensors) * tensors[0].nbytes for tensors in (job.weights, job.biases) if tensors)
 
 
-def run_jobs(
-    jobs: Sequence[Job], checks: list[LayerCheck], options: VerifyOptions, progress: Callable[[int], None]
-) -> None:
+def run_jobs(jobs: Sequence[Job], checks: list[LayerCheck], options: VerifyOptions, progress: Progress) -> None:
     """Put the checks with their outputs in place of those without."""
     from convinspect.arrays.stacked import Bench
 

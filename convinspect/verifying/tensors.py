@@ -25,7 +25,7 @@ from convinspect.verifying.same_numbers import (
     same_magnitudes,
     same_order,
 )
-from convinspect.verifying.told import COMPARING, Bar, Progress, no_bar
+from convinspect.verifying.told import COMPARING, Bar, no_bar
 from convinspect.verifying.wrong_numbers import is_matrix, numbers_cause
 
 if TYPE_CHECKING:
@@ -120,13 +120,12 @@ def pair_up(
         ConvInspectError: Bytes of one of the files are missing or damaged.
     """
     common = [(name, tensor, after[name]) for name, tensor in before.items() if name in after]
-    progress = bar(sum(tensor.nbytes for _, tensor, _ in common), COMPARING)
     if group is None:
-        outcomes = _outcomes(common, before, transposed, progress, meanwhile)
+        outcomes = _outcomes(common, before, transposed, bar, meanwhile)
     else:
         from convinspect.verifying.shares import compared_by_ranks
 
-        outcomes = compared_by_ranks(group, common, lambda some: _outcomes(some, before, transposed, progress))
+        outcomes = compared_by_ranks(group, common, lambda some: _outcomes(some, before, transposed, bar))
     names: dict[Fate, list[str]] = {fate: [] for fate in Fate}
     for name, outcome in outcomes.items():
         names[outcome.fate].append(name)
@@ -155,7 +154,7 @@ def _outcomes(
     common: list[tuple[str, Tensor, Tensor]],
     tensors: Mapping[str, Tensor],
     transposed: Transposed,
-    progress: Progress,
+    bar: Bar,
     meanwhile: Callable[[], None] | None = None,
 ) -> dict[str, _Outcome]:
     """What became of each tensor that both checkpoints have, in order."""
@@ -172,17 +171,18 @@ def _outcomes(
         finally:
             progress(before.nbytes)
 
+    progress = bar(nbytes := sum(tensor.nbytes for _, tensor, _ in common), COMPARING)
     # Reading and comparing bytes leave the interpreter free, so large files are read from several threads.
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS) if sum(tensor.nbytes for _, tensor, _ in common) > _LARGE else 1
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS) if nbytes > _LARGE else 1
     known: dict[str, _Outcome] = {}
     if meanwhile is not None:
         plain = [pair for pair in common if not any(transposed.of(pair[0]))]
         same = same_by_child(plain, workers, meanwhile, progress)
         known = {name: _SAME if a.shape == b.shape else _CONVERTED for name, a, b in plain if name in same}
-    rest = [pair for pair in common if pair[0] not in known] if known else common
+    rest = [pair for pair in common if pair[0] not in known]
     turns = in_turns(rest, lambda pair: pair[1].nbytes, TURN)
-    found = dict(chain.from_iterable(map_threads(outcomes, turns, workers)))
-    return {name: known.get(name) or found[name] for name, _, _ in common} if known else found
+    found = known | dict(chain.from_iterable(map_threads(outcomes, turns, workers)))
+    return {name: found[name] for name, _, _ in common}
 
 
 def _meant(names: Mapping[Fate, list[str]], transposed: Transposed, asked: Collection[str] | None) -> list[str]:

@@ -14,10 +14,6 @@ COMPARING, RUNNING = "comparing", "running layers"
 """What the work is."""
 
 
-def silent(done: int) -> None:
-    """Tells nothing."""
-
-
 def no_bar(nbytes: int, what: str) -> Progress:
     """Tells nothing of any work."""
-    return silent
+    return lambda done: None

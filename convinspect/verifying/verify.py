@@ -26,12 +26,11 @@ from convinspect.formats.sources import short_name
 from convinspect.records import Edit, Version
 from convinspect.verifying.checkpoints import Compared, compare_stored
 from convinspect.verifying.findings import Report
-from convinspect.verifying.layer_outputs import Runs, nbytes_of, run_by_ranks, runs_of
 from convinspect.verifying.layer_outputs import run as run_layers
+from convinspect.verifying.layer_outputs import run_by_ranks, runs_of
 from convinspect.verifying.layers import LayerCheck
 from convinspect.verifying.options import VerifyOptions
-from convinspect.verifying.runnable import Checked
-from convinspect.verifying.told import RUNNING, Bar, no_bar
+from convinspect.verifying.told import Bar, no_bar
 from convinspect.writing.beside import with_optimizers
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def verify_opened(
         # A thread that imports a module must be done with it, or another gets a part of one that fails to load.
         if loading is not None:
             loading.join()
-        report = done.compared.report(done.run(bar))
+        report = done.compared.report(done.run())
         # What was compared first may be another file's by now.
         check_unchanged(done.versions)
     except RuntimeError as error:
@@ -120,7 +119,7 @@ class _Done(NamedTuple):
     """
 
     compared: Compared
-    run: Callable[[Bar], list[LayerCheck]]
+    run: Callable[[], list[LayerCheck]]
     versions: Mapping[Path, Version]
     notes: tuple[str, ...]
     kept: tuple[Checkpoint, Checkpoint, Checkpoint] | None
@@ -145,10 +144,10 @@ def _compared(
         pair, notes = _with_optimizers(before, after)
     compared = compare_stored(*pair, options, bar, group, meanwhile)
     if group is None:
-        run = partial(_run, runs_of(compared.shown, options), options)
+        run = partial(run_layers, runs_of(compared.shown, options), options, bar)
         compared = compared._replace(shown=[])
     else:
-        run = partial(_run_by_ranks, compared.shown, options, group)
+        run = partial(run_by_ranks, compared.shown, options, group)
     unwritten = [f"{short_name(one.path)}: {one.unwritten}" for one in (before, after) if one.unwritten]
     return _Done(
         compared,
@@ -159,20 +158,11 @@ def _compared(
     )
 
 
-def _run(runs: Runs, options: VerifyOptions, bar: Bar) -> list[LayerCheck]:
-    return run_layers(runs, options, bar(nbytes_of(runs), RUNNING))
-
-
-def _run_by_ranks(checked: Sequence[Checked], options: VerifyOptions, group: Group, bar: Bar) -> list[LayerCheck]:
-    # What a rank runs is not known before.
-    return run_by_ranks(checked, options, group)
-
-
 def _shared(bar: Bar, group: Group) -> Bar:
-    """A bar of one rank's part of the work, which also ends it once another rank has failed."""
+    """The bar, which also ends the work once another rank has failed."""
     from convinspect.ranks.agreement import checking
 
-    return lambda nbytes, what: checking(group, bar(nbytes // group.size, what))
+    return lambda nbytes, what: checking(group, bar(nbytes, what))
 
 
 def _sizes(checkpoint: Checkpoint) -> list[tuple[str, int]]:

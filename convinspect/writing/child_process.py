@@ -25,7 +25,8 @@ from convinspect.errors import BrokenFile, ConvInspectError, Option, Wording
 
 
 def run_in_child(work: Callable[[], Any], source: Path) -> Any:
-    """Run `work` in a forked child; in this process if torch or threads are loaded already, or not on Linux.
+    """Run `work` in a forked child; in this process if torch or threads are loaded already, the system refuses a child,
+    or not on Linux.
 
     PyTorch's threads do not survive a fork. If this process is killed, the child ends too.
 
